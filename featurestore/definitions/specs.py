@@ -1,0 +1,110 @@
+"""Definitions as plain data: what the registry stores and the server reads.
+
+A spec is made from an author's objects after all checks (`definitions/resolve.py`) and holds no polars expression, only
+its canonical text. Dtypes are the polars names ("Int64", "Float64", "String", "Boolean").
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Union
+
+import msgspec
+
+WindowKind = Literal["sliding", "tumbling", "hopping", "lifetime"]
+Scalar = Union[int, float, str, bool, None]
+
+
+class ColumnSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One column of a topic's schema.
+
+    dtype: "Int64" | "Float64" | "String" | "Boolean" | "Binary" | "Datetime" (µs, UTC) | "Date".
+    unit: for times written as numbers on the wire, "s" | "ms" | "us" | "ns"; "iso" for ISO 8601 text; else None.
+    nullable: null is allowed. has_default: a missing field takes `default` (Avro semantics).
+    """
+
+    name: str
+    dtype: str
+    nullable: bool = False
+    unit: str | None = None
+    has_default: bool = False
+    default: Scalar = None
+
+
+class JoinKeySpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One join key column; dtype "String" | "Int64" | "Boolean"."""
+
+    name: str
+    dtype: str
+
+
+class EntitySpec(msgspec.Struct, frozen=True, kw_only=True):
+    """An entity: what features are keyed by."""
+
+    name: str
+    join_keys: tuple[JoinKeySpec, ...]
+    description: str = ""
+
+
+class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A Kafka source. Durations in µs. schema: path as the author wrote it; columns: what the file said when resolved."""
+
+    name: str
+    topic: str
+    schema: str
+    format: str
+    event_time: str
+    max_out_of_orderness_us: int
+    allowed_lateness_us: int
+    idle_timeout_us: int
+    max_future_us: int
+    columns: tuple[ColumnSpec, ...]
+    description: str = ""
+
+
+class WindowSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A window. size/every/offset/tile in µs; every: hopping only; tile: sliding only; lifetime has none of them."""
+
+    kind: WindowKind
+    size_us: int = 0
+    every_us: int = 0
+    offset_us: int = 0
+    tile_us: int = 0
+
+
+class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature: an aggregate of a column (None for count of rows) over one window.
+
+    function: "count" | "sum" | "mean" | "min" | "max" | "var" | "stddev" | "first" | "last".
+    input_dtype: of the column after `derive`, widened ("Int64", "Float64", "String", "Boolean"); None without a column.
+    output_dtype: of the feature.
+    """
+
+    name: str
+    function: str
+    window: WindowSpec
+    output_dtype: str
+    column: str | None = None
+    input_dtype: str | None = None
+    default: Scalar = None
+
+
+class ViewSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream feature view, checked against its source's schema. ttl_us 0: never expires."""
+
+    name: str
+    source: str
+    entities: tuple[EntitySpec, ...]
+    features: tuple[FeatureSpec, ...]
+    where: str | None = None
+    derive: tuple[tuple[str, str], ...] = ()
+    ttl_us: int = 0
+    snapshot_every_us: int = 60_000_000
+    start: Literal["earliest", "latest"] = "earliest"
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+    @property
+    def join_keys(self) -> tuple[JoinKeySpec, ...]:
+        """Join keys of all entities, in order."""
+        return tuple(key for entity in self.entities for key in entity.join_keys)

@@ -1,0 +1,131 @@
+"""The error tree: who must act, and whether trying again helps.
+
+    FeatureStoreError
+    ├── DefinitionError            the author: a feature definition is wrong
+    │   └── SchemaError            the author: a topic's schema file is missing or wrong
+    ├── ConfigError                the operator: a setting is wrong or missing
+    ├── RegistryError              the operator: the registry can't do what was asked
+    │   └── PlanRequiredError      the operator: definitions differ from what is applied; see the plan
+    ├── SourceError                the operator: Kafka
+    │   ├── BrokerUnavailableError     trying again helps
+    │   ├── TopicNotFoundError         trying again helps once the topic exists
+    │   └── OffsetGapError             offsets that are still needed are gone
+    ├── StoreError                 the operator: the stores on disk
+    │   ├── StoreLockedError           another run holds the source
+    │   ├── StoreFormatError           a shard is missing, damaged, or of another format
+    │   └── StoreFullError             the disk is full; trying again helps once there is room
+    ├── RequestError               the caller: a read that can't be answered (HTTP 4xx)
+    │   ├── UnknownViewError
+    │   ├── UnknownFeatureError
+    │   └── MalformedRequestError
+    └── ServerUnavailableError     the client's server does not answer; trying again helps
+"""
+
+from __future__ import annotations
+
+
+class FeatureStoreError(Exception):
+    """Base of every error this project raises on purpose.
+
+    message: names the culprit and what was expected. hint: the way out, shown on its own line.
+    """
+
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\nHint: {self.hint}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders (bytewax workers); keyword-only arguments need help to be pickled.
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: type[FeatureStoreError], message: str, hint: str | None) -> FeatureStoreError:
+    return kind(message, hint=hint)
+
+
+class DefinitionError(FeatureStoreError):
+    """A feature definition is wrong; names the view and field."""
+
+
+class SchemaError(DefinitionError):
+    """A topic's schema file is missing, unreadable, or uses what is not supported."""
+
+
+class ConfigError(FeatureStoreError):
+    """A setting is wrong or missing; names the key."""
+
+
+class RegistryError(FeatureStoreError):
+    """The registry can't do what was asked."""
+
+
+class PlanRequiredError(RegistryError):
+    """Definitions differ from what is applied."""
+
+
+class SourceError(FeatureStoreError):
+    """Kafka can't give what a source needs."""
+
+
+class BrokerUnavailableError(SourceError):
+    """No broker answers."""
+
+    retryable = True
+
+
+class TopicNotFoundError(SourceError):
+    """The topic does not exist (yet)."""
+
+    retryable = True
+
+
+class OffsetGapError(SourceError):
+    """Offsets that are still needed can no longer be read, or the log ends before them."""
+
+
+class StoreError(FeatureStoreError):
+    """A store on disk can't be used."""
+
+
+class StoreLockedError(StoreError):
+    """Another run holds the store of this source."""
+
+    retryable = True
+
+
+class StoreFormatError(StoreError):
+    """A shard is missing, damaged, or of another format."""
+
+
+class StoreFullError(StoreError):
+    """The disk is full."""
+
+    retryable = True
+
+
+class RequestError(FeatureStoreError):
+    """A read that can't be answered as asked (HTTP 4xx)."""
+
+
+class UnknownViewError(RequestError):
+    """No view of that name is applied."""
+
+
+class UnknownFeatureError(RequestError):
+    """The view has no feature of that name."""
+
+
+class MalformedRequestError(RequestError):
+    """The request itself is wrong: missing join key, ragged columns, wrong type."""
+
+
+class ServerUnavailableError(FeatureStoreError):
+    """The feature server does not answer."""
+
+    retryable = True
