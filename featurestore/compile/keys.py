@@ -1,0 +1,90 @@
+"""Encoded entity keys and their shard: the same on every machine and version.
+
+One join key: the value as text. Several: the texts joined by "|", with "~" and "|" inside them written as "~0" and "~1"
+(as JSON Pointer, RFC 6901, escapes), so that no two keys look alike. Integers as decimal text, booleans as "true" and
+"false".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+import polars_hash  # noqa: F401  registers the expression namespace `nchash`
+
+from featurestore.definitions.specs import JoinKeySpec
+from featurestore.errors import MalformedRequestError
+
+_PYTHON_TYPES = {"String": str, "Int64": int, "Boolean": bool}
+
+
+def encoded_key(join_keys: Sequence[JoinKeySpec]) -> pl.Expr:
+    """Expression of the encoded key of each row: String, null where any join key is null."""
+    texts = [pl.col(key.name).cast(pl.String) for key in join_keys]
+    if len(texts) == 1:
+        return texts[0]
+    parts = [
+        text.str.replace_all("~", "~0", literal=True).str.replace_all("|", "~1", literal=True)
+        if key.dtype == "String"
+        else text
+        for key, text in zip(join_keys, texts, strict=True)
+    ]
+    return pl.concat_str(parts, separator="|")
+
+
+def decode_keys(join_keys: Sequence[JoinKeySpec], keys: pl.Series) -> list[pl.Series]:
+    """Join key columns of encoded keys (String, shape (n,), no nulls): the inverse of `encoded_key`."""
+    columns = [keys]
+    if len(join_keys) > 1:
+        split = keys.str.split_exact("|", len(join_keys) - 1).struct
+        columns = [split.field(field) for field in split.fields]
+    out = []
+    for key, column in zip(join_keys, columns, strict=True):
+        if key.dtype == "String" and len(join_keys) > 1:
+            column = column.str.replace_all("~1", "|", literal=True).str.replace_all("~0", "~", literal=True)
+        elif key.dtype == "Int64":
+            column = column.cast(pl.Int64)
+        elif key.dtype == "Boolean":
+            column = column == "true"
+        out.append(column.alias(key.name))
+    return out
+
+
+def shard_expr(key: pl.Expr, shards: int) -> pl.Expr:
+    """Expression of the shard of each encoded key, UInt32: xxh64 of its UTF-8 bytes, modulo `shards`."""
+    return (key.nchash.xxhash64() % shards).cast(pl.UInt32)  # type: ignore[attr-defined]
+
+
+def shards_of(keys: Sequence[str], shards: int) -> list[int]:
+    """Shard of each encoded key."""
+    frame = pl.DataFrame({"key": pl.Series(keys, dtype=pl.String)})
+    return frame.select(shard_expr(pl.col("key"), shards)).to_series().to_list()
+
+
+def encode_entities(join_keys: Sequence[JoinKeySpec], entities: Mapping[str, Sequence[object]]) -> list[str | None]:
+    """Encoded keys of a read request's entities, None where a join key is null.
+
+    entities: join key name to one value an entity; all of one length (checked by the caller).
+    Raises MalformedRequestError when a value has not the join key's type: 1 and "1" are different keys.
+    """
+    texts: list[list[str | None]] = []
+    for key in join_keys:
+        expected = _PYTHON_TYPES[key.dtype]
+        column: list[str | None] = []
+        for position, value in enumerate(entities[key.name]):
+            if value is None:
+                column.append(None)
+            elif type(value) is not expected:
+                raise MalformedRequestError(
+                    f"entity column '{key.name}' is {key.dtype}, but row {position} holds {value!r}",
+                    hint=f"send a JSON {'string' if expected is str else 'boolean' if expected is bool else 'integer'}",
+                )
+            else:
+                column.append(str(value).lower() if expected is bool else str(value))
+        texts.append(column)
+    if len(texts) == 1:
+        return texts[0]
+    return [
+        None if None in row else "|".join(str(text).replace("~", "~0").replace("|", "~1") for text in row)
+        for row in zip(*texts, strict=True)
+    ]

@@ -1,0 +1,197 @@
+"""Slots: the mergeable parts of a partial aggregate, and how each is lifted from events and merged.
+
+An aggregate (`compute/aggregates.py`) names the slots it needs; aggregates of one column share them (mean reads the
+`sum` and `n` that sum and count keep). Merging is associative, and the empty slot is neutral.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Union
+
+import numpy as np
+import polars as pl
+
+from featurestore.batches import EVENT_TIME, NO_TIME, OFFSET, PARTITION
+
+Column = Union[np.ndarray, pl.Series]
+"""A slot field of many tiles: numpy for numbers, a polars String series for text; shape (n,)."""
+
+SlotKind = Literal["count", "n", "sum", "m2", "min", "max", "first", "last"]
+
+MAX_TIME = 2**63 - 1
+_INT_MAX = 2**63 - 1
+_INT_MIN = -(2**63)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One mergeable part. column: the input column, "" for the row count. dtype: "Int64" | "Float64" | "String"."""
+
+    kind: SlotKind
+    column: str = ""
+    dtype: str = "Int64"
+
+    @property
+    def name(self) -> str:
+        return self.kind if not self.column else f"{self.column}:{self.kind}"
+
+    @property
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """(field name, dtype) of what a tile stores; dtype "i8" | "i4" | "f8" | "str"."""
+        if self.kind in ("count", "n"):
+            return ((self.name, "i8"),)
+        if self.kind == "m2":
+            return ((self.name, "f8"),)
+        value = {"Int64": "i8", "Float64": "f8", "String": "str"}[self.dtype]
+        if self.kind in ("sum", "min", "max"):
+            return ((self.name, value),)
+        return (
+            (self.name, value),
+            (f"{self.name}.time", "i8"),
+            (f"{self.name}.partition", "i4"),
+            (f"{self.name}.offset", "i8"),
+        )
+
+    def lift(self) -> list[pl.Expr]:
+        """Aggregation expressions over a group of events, one for each field, never null except text.
+
+        Expects the event columns plus `event_time` as int64 µs, `_partition` and `_offset`.
+        """
+        if self.kind == "count":
+            return [pl.len().cast(pl.Int64).alias(self.name)]
+        value = pl.col(self.column)
+        if self.kind == "n":
+            return [value.count().cast(pl.Int64).alias(self.name)]
+        if self.kind == "sum":
+            return [value.sum().alias(self.name)]
+        if self.kind == "m2":
+            spread = value.cast(pl.Float64).var(ddof=0) * value.count()
+            return [spread.fill_null(0.0).alias(self.name)]
+        if self.kind in ("min", "max"):
+            # polars' min and max skip NaN; nan_min and nan_max let it through, as the definition says.
+            if self.dtype == "Float64":
+                extreme = value.nan_min() if self.kind == "min" else value.nan_max()
+            else:
+                extreme = value.min() if self.kind == "min" else value.max()
+            return [extreme.fill_null(pl.lit(self.identity(self.name))).alias(self.name)]
+        order = pl.struct(EVENT_TIME, PARTITION, OFFSET)
+        present = value.is_not_null()
+        ranked = order.filter(present)
+        pick = ranked.arg_min() if self.kind == "first" else ranked.arg_max()
+        empty_time = MAX_TIME if self.kind == "first" else NO_TIME
+        chosen = value.filter(present).get(pick, null_on_oob=True)
+        if self.dtype != "String":
+            chosen = chosen.fill_null(0)
+        return [
+            chosen.alias(self.name),
+            pl.col(EVENT_TIME).filter(present).get(pick, null_on_oob=True).fill_null(empty_time).alias(f"{self.name}.time"),
+            pl.col(PARTITION).filter(present).get(pick, null_on_oob=True).fill_null(0).cast(pl.Int32).alias(f"{self.name}.partition"),
+            pl.col(OFFSET).filter(present).get(pick, null_on_oob=True).fill_null(0).cast(pl.Int64).alias(f"{self.name}.offset"),
+        ]
+
+    def identity(self, field: str) -> int | float | None:
+        """The neutral value of a field of this slot."""
+        if self.kind == "min":
+            return _INT_MAX if self.dtype == "Int64" else float("inf")
+        if self.kind == "max":
+            return _INT_MIN if self.dtype == "Int64" else float("-inf")
+        if self.kind in ("first", "last"):
+            if field.endswith(".time"):
+                return MAX_TIME if self.kind == "first" else NO_TIME
+            if field == self.name and self.dtype == "String":
+                return None
+        return 0.0 if dict(self.fields)[field] == "f8" else 0
+
+
+class Ranges:
+    """Index ranges [lo, hi) into tiles sorted by entity and start; they may overlap and may be empty.
+
+    lo, hi: int64, shape (m,), 0 <= lo <= hi <= n.
+    """
+
+    def __init__(self, lo: np.ndarray, hi: np.ndarray) -> None:
+        self.lo = lo
+        self.hi = hi
+        self.filled = hi > lo
+
+    def reduce(self, ufunc: np.ufunc, values: np.ndarray, identity: int | float) -> np.ndarray:
+        """`ufunc` over each range, `identity` for an empty one; shape (m,), dtype of `values`."""
+        out = np.full(len(self.lo), identity, dtype=values.dtype)
+        if not self.filled.any():
+            return out
+        lo, hi = self.lo[self.filled], self.hi[self.filled]
+        if len(lo) == 1 or bool((hi[:-1] == lo[1:]).all()):
+            out[self.filled] = ufunc.reduceat(values[: hi[-1]], lo)
+            return out
+        # reduceat takes pairs of borders, forward or not; every second result is one of our ranges. The one
+        # padding element lets a range end at the very end of the array.
+        borders = np.empty(2 * len(lo), dtype=np.int64)
+        borders[0::2] = lo
+        borders[1::2] = hi
+        padded = np.append(values, np.asarray(identity, dtype=values.dtype))
+        out[self.filled] = ufunc.reduceat(padded, borders)[0::2]
+        return out
+
+    def expand(self) -> tuple[np.ndarray, np.ndarray]:
+        """(tile index, range index) of every tile of every range, in order; both int64, shape (sum of lengths,)."""
+        lengths = self.hi - self.lo
+        owner = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+        before = np.cumsum(lengths) - lengths
+        return np.arange(int(lengths.sum()), dtype=np.int64) - before[owner] + self.lo[owner], owner
+
+
+def merge_slot(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> dict[str, Column]:
+    """Merge the slot's fields over each range.
+
+    columns: fields of tiles, shape (n,); for m2 also the column's `n` and `sum`. Returns fields of shape (m,).
+    Source of m2: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances"
+    (1979), eq. 2.1, in its form for many parts.
+    """
+    if slot.kind in ("count", "n", "sum"):
+        values = columns[slot.name]
+        assert isinstance(values, np.ndarray)
+        return {slot.name: ranges.reduce(np.add, values, 0)}
+    if slot.kind in ("min", "max"):
+        values = columns[slot.name]
+        assert isinstance(values, np.ndarray)
+        identity = slot.identity(slot.name)
+        assert identity is not None
+        return {slot.name: ranges.reduce(np.minimum if slot.kind == "min" else np.maximum, values, identity)}
+    if slot.kind == "m2":
+        return {slot.name: _merge_m2(slot, columns, ranges)}
+    return _merge_pick(slot, columns, ranges)
+
+
+def _merge_m2(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> np.ndarray:
+    counts, sums, spreads = (np.asarray(columns[f"{slot.column}:{part}"], dtype=np.float64) for part in ("n", "sum", "m2"))
+    count_all = ranges.reduce(np.add, counts, 0.0)
+    sum_all = ranges.reduce(np.add, sums, 0.0)
+    tile, owner = ranges.expand()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shift = sums[tile] / counts[tile] - (sum_all / count_all)[owner]
+        between = np.where(counts[tile] > 0, counts[tile] * shift * shift, 0.0)
+    return ranges.reduce(np.add, spreads, 0.0) + np.bincount(owner, weights=between, minlength=len(ranges.lo))
+
+
+def _merge_pick(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> dict[str, Column]:
+    tile, owner = ranges.expand()
+    time, partition, offset = (np.asarray(columns[f"{slot.name}.{part}"])[tile] for part in ("time", "partition", "offset"))
+    order = np.lexsort((offset, partition, time, owner))
+    filled = np.flatnonzero(ranges.filled)
+    ends = np.searchsorted(owner[order], filled, side="left" if slot.kind == "first" else "right")
+    chosen = tile[order[ends if slot.kind == "first" else ends - 1]]
+    out: dict[str, Column] = {}
+    for field, dtype in slot.fields:
+        values = columns[field]
+        if dtype == "str":
+            assert isinstance(values, pl.Series)
+            index = np.full(len(ranges.lo), -1, dtype=np.int64)
+            index[filled] = chosen
+            out[field] = values.gather(pl.Series(index).replace(-1, None))
+        else:
+            full = np.full(len(ranges.lo), slot.identity(field), dtype=np.asarray(values).dtype)
+            full[filled] = np.asarray(values)[chosen]
+            out[field] = full
+    return out
