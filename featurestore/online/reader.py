@@ -1,0 +1,201 @@
+"""Reads of the online store: rows of a view as of now, or of a later instant than their newest event.
+
+The shards are opened as secondaries: a reader never blocks the worker, and sees a commit when it next refreshes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from featurestore.batches import NO_TIME
+from featurestore.compile.keys import shards_of
+from featurestore.compile.view import CompiledView
+from featurestore.compute.tiles import BASE_START
+from featurestore.compute.windows import TileIndex
+from featurestore.definitions.specs import Scalar
+from featurestore.errors import StoreError
+from featurestore.online import layout
+from featurestore.online.rocks import open_secondary, rocks_errors
+from featurestore.online.rows import decode_rows
+from featurestore.online.source_store import read_store_info
+from featurestore.shard.protocol import ViewState
+
+Status = Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """Values of one feature for the entities asked, Python scalars, and their statuses; both of shape (entities,)."""
+
+    values: list[Scalar]
+    statuses: list[Status]
+
+
+@dataclass(frozen=True)
+class ViewRead:
+    """What a read of one view gave. event_times_us: newest event of each row, 0 where there is none."""
+
+    columns: dict[str, FeatureColumn]
+    event_times_us: list[int]
+
+
+class _ShardReader:
+    def __init__(self, path: Path, scratch: Path) -> None:
+        self._path = path
+        self._db = open_secondary(path, scratch)
+        self._lock = threading.Lock()
+        self._seen: object = None
+
+    def refresh(self) -> bool:
+        """Catch up with the primary when its files changed; whether they had."""
+        files = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(self._path) if _grows(entry.name))
+        if files == self._seen:
+            return False
+        with self._lock, rocks_errors(self._path):
+            self._db.try_catch_up_with_primary()
+        self._seen = files
+        return True
+
+    def get(self, keys: list[bytes]) -> list[bytes | None]:
+        with self._lock, rocks_errors(self._path):
+            values: list[bytes | None] = self._db.get(keys)
+        return values
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _grows(name: str) -> bool:
+    return name.endswith(".log") or name.startswith("MANIFEST")
+
+
+class OnlineReader:
+    """Reads one source's shards. Safe for several threads; `refresh` may run beside reads.
+
+    Raises StoreError when the store was never made (no worker has run yet).
+    """
+
+    def __init__(self, data_dir: Path, source: str) -> None:
+        info = read_store_info(data_dir, source)
+        if info is None:
+            raise StoreError(
+                f"source '{source}' has no online store under {data_dir}",
+                hint="start a worker: featurestore run MODULE",
+            )
+        self.incarnation = info.incarnation
+        self._scratch = Path(tempfile.mkdtemp(prefix="featurestore-reader-"))
+        self._shards = [
+            _ShardReader(layout.shard_dir(data_dir, source, shard), self._scratch / f"{shard:04d}")
+            for shard in range(info.shards)
+        ]
+        self._states: dict[tuple[int, bytes], ViewState] = {}
+        self._state_decoder = msgspec.msgpack.Decoder(ViewState)
+
+    def refresh(self) -> None:
+        """Catch up with the worker, one shard after another, skipping those that did not change."""
+        for number, shard in enumerate(self._shards):
+            if shard.refresh():
+                self._states = {key: state for key, state in self._states.items() if key[0] != number}
+
+    def states(self, view: CompiledView) -> list[ViewState]:
+        """The view's state in every shard that has one."""
+        key = layout.state_key(view)
+        found = []
+        for number, shard in enumerate(self._shards):
+            state = self._states.get((number, key))
+            if state is None:
+                value = shard.get([key])[0]
+                if value is None:
+                    continue
+                state = self._states[(number, key)] = self._state_decoder.decode(value)
+            found.append(state)
+        return found
+
+    def latest_us(self, view: CompiledView) -> int:
+        """Just after the largest accepted event time of the source, as the view has seen it; NO_TIME before any event."""
+        times = [fence.max_event_time_us for state in self.states(view) for fence in state.fences.values()]
+        newest = max(times, default=NO_TIME)
+        return newest if newest == NO_TIME else newest + 1
+
+    def read(self, view: CompiledView, keys: Sequence[str | None], features: Sequence[str], as_of_us: int) -> ViewRead:
+        """Values of `features` for encoded entity keys (None: a null join key, never found) as of `as_of_us`.
+
+        For an instant before an entity's newest event the newest tile may know too much; exact reads of the past are
+        the point-in-time join's job.
+        """
+        values = self._fetch(view, keys)
+        rows = decode_rows(view, values)
+        known, aged = self._known(view, rows.newest_us, rows.tiles.entity, rows.tiles.start, as_of_us)
+        entities = np.arange(len(keys), dtype=np.int64)
+        as_of = np.full(len(keys), as_of_us, dtype=np.int64)
+        index = TileIndex(rows.tiles, len(keys))
+        wanted = set(features)
+        columns: dict[str, FeatureColumn] = {}
+        for group in view.groups:
+            if wanted.isdisjoint(feature.name for feature in group.features):
+                continue
+            for feature, series in zip(group.features, group.read(index, entities, as_of), strict=True):
+                if feature.name in wanted:
+                    columns[feature.name] = _column(series.to_list(), known, aged, feature.default)
+        newest = rows.newest_us.tolist()
+        return ViewRead(
+            {name: columns[name] for name in features}, [0 if time == NO_TIME else time for time in newest]
+        )
+
+    def close(self) -> None:
+        """Close the shards and remove the scratch folder."""
+        for shard in self._shards:
+            shard.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _fetch(self, view: CompiledView, keys: Sequence[str | None]) -> list[bytes | None]:
+        prefix = layout.row_prefix(view)
+        present = [(position, key) for position, key in enumerate(keys) if key is not None]
+        out: list[bytes | None] = [None] * len(keys)
+        by_shard: dict[int, list[tuple[int, bytes]]] = {}
+        shards = shards_of([key for _, key in present], len(self._shards))
+        for (position, key), shard in zip(present, shards, strict=True):
+            by_shard.setdefault(shard, []).append((position, prefix + key.encode()))
+        for shard, wanted in by_shard.items():
+            for (position, _), value in zip(wanted, self._shards[shard].get([key for _, key in wanted]), strict=True):
+                out[position] = value
+        return out
+
+    @staticmethod
+    def _known(
+        view: CompiledView, newest_us: np.ndarray, entity: np.ndarray, start_us: np.ndarray, as_of_us: int
+    ) -> tuple[list[bool], list[bool]]:
+        """Whether each entity has an event before as_of, and whether its newest is older than the view's ttl."""
+        before = np.zeros(len(newest_us), dtype=bool)
+        before[entity[(start_us < as_of_us) | (start_us == BASE_START)]] = True
+        # A row whose tiles have all expired was seen once, even so.
+        before |= (newest_us != NO_TIME) & (newest_us < as_of_us)
+        ttl = view.spec.ttl_us
+        aged = before & (newest_us < as_of_us - ttl) if ttl else np.zeros(len(newest_us), dtype=bool)
+        return before.tolist(), aged.tolist()
+
+
+def _column(values: list[Scalar], known: list[bool], aged: list[bool], default: Scalar) -> FeatureColumn:
+    statuses: list[Status] = []
+    out: list[Scalar] = []
+    for value, is_known, is_aged in zip(values, known, aged, strict=True):
+        if not is_known:
+            out.append(default)
+            statuses.append("NOT_FOUND")
+        elif is_aged:
+            out.append(None)
+            statuses.append("OUTSIDE_MAX_AGE")
+        else:
+            out.append(value)
+            statuses.append("NULL_VALUE" if value is None else "PRESENT")
+    return FeatureColumn(out, statuses)

@@ -1,0 +1,197 @@
+"""One shard of the online store in RocksDB: the protocol of `shard/protocol.py`, and the outbox."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+import polars as pl
+import rocksdict
+
+from featurestore.compile.view import CompiledView
+from featurestore.online import layout
+from featurestore.online.rocks import RocksMemory, open_primary, rocks_errors
+from featurestore.online.rows import decode_rows, encode_rows
+from featurestore.shard.protocol import Commit, RowSet, ViewState
+
+_STATE_DECODER = msgspec.msgpack.Decoder(ViewState)
+_KEYS_DECODER = msgspec.msgpack.Decoder(list[str])
+
+
+class _EntryHead(msgspec.Struct, frozen=True, array_like=True):
+    view: str
+    version: int
+    window: str
+
+
+@dataclass(frozen=True)
+class OutboxItem:
+    """Emitted rows that are durable in the shard and still to be written to the offline store."""
+
+    sequence: int
+    view: str
+    version: int
+    window: str
+    rows: pl.DataFrame
+
+
+def utc_now() -> datetime:
+    """The wall clock, UTC."""
+    return datetime.now(timezone.utc)
+
+
+class RocksShardStore:
+    """A shard opened for writing. fsync: sync the write-ahead log at every commit, so that a power cut loses nothing."""
+
+    def __init__(
+        self, path: Path, memory: RocksMemory, *, fsync: bool = False, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._path = path
+        self._db = open_primary(path, memory)
+        self._options = rocksdict.WriteOptions()
+        self._options.sync = fsync
+        self._clock = clock
+        self._outbox = self._load_outbox()
+        last = self._outbox[-1].sequence if self._outbox else self._stored_sequence()
+        self._next_sequence = last + 1
+        self._runs = 0
+
+    def read_state(self, view: CompiledView) -> ViewState | None:
+        """See `ShardStore.read_state`."""
+        value = self._db.get(layout.state_key(view))
+        return None if value is None else _STATE_DECODER.decode(value)
+
+    def read_rows(self, view: CompiledView, keys: Sequence[str]) -> RowSet:
+        """See `ShardStore.read_rows`."""
+        prefix = layout.row_prefix(view)
+        with rocks_errors(self._path):
+            values = self._db.get([prefix + key.encode() for key in keys])
+        return decode_rows(view, values)
+
+    def read_pending(
+        self, view: CompiledView, dataset_index: int, from_us: int, to_us: int
+    ) -> list[tuple[int, list[str]]]:
+        """See `ShardStore.read_pending`."""
+        first = layout.pending_key(view, dataset_index, from_us)
+        last = layout.pending_key(view, dataset_index, to_us)
+        return [
+            (layout.time_of(key), _KEYS_DECODER.decode(value))
+            for key, value in self._scan(first, last + b"\xff" * 9)
+        ]
+
+    def read_revisions(
+        self, view: CompiledView, dataset_index: int, ends_us: Sequence[int], keys: Sequence[str]
+    ) -> list[int]:
+        """See `ShardStore.read_revisions`."""
+        wanted = [
+            layout.revision_key(view, dataset_index, end) + key.encode()
+            for end, key in zip(ends_us, keys, strict=True)
+        ]
+        values = self._db.get(wanted) if wanted else []
+        return [0 if value is None else int.from_bytes(value, "big") for value in values]
+
+    def write(self, commit: Commit) -> None:
+        """See `ShardStore.write`."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for view, state in commit.states:
+            batch.put(layout.state_key(view), msgspec.msgpack.encode(state))
+        for write in commit.rows:
+            prefix = layout.row_prefix(write.view)
+            for key, value in zip(write.keys, encode_rows(write.view, write.rows), strict=True):
+                batch.put(prefix + key.encode(), value)
+        for clear in commit.pending_clear:
+            first = layout.pending_key(clear.view, clear.dataset_index, -(2**63))
+            last = layout.pending_key(clear.view, clear.dataset_index, clear.pane_us)
+            for key, _ in self._scan(first, last + b"\xff" * 9):
+                batch.delete(key)
+        for pending in commit.pending:
+            self._runs += 1
+            stem = layout.pending_key(pending.view, pending.dataset_index, pending.pane_us)
+            # Unique for good: the outbox sequence never falls, the running number tells pieces of one sequence apart.
+            tail = self._next_sequence.to_bytes(5, "big") + (self._runs % 2**24).to_bytes(3, "big")
+            batch.put(stem + tail, msgspec.msgpack.encode(pending.keys))
+        for old in commit.revision_clear:
+            first = layout.revision_key(old.view, old.dataset_index, -(2**63))
+            last = layout.revision_key(old.view, old.dataset_index, old.end_us + 1)
+            for key, _ in self._scan(first, last):
+                batch.delete(key)
+        for revised in commit.revisions:
+            for end, name, revision in zip(revised.ends_us, revised.keys, revised.revisions, strict=True):
+                key = layout.revision_key(revised.view, revised.dataset_index, end) + name.encode()
+                batch.put(key, revision.to_bytes(4, "big"))
+        items = self._outbox_items(commit, batch)
+        with rocks_errors(self._path):
+            self._db.write(batch, self._options)
+        self._next_sequence += len(items)
+        self._outbox.extend(items)
+
+    def _outbox_items(self, commit: Commit, batch: rocksdict.WriteBatch) -> list[OutboxItem]:
+        items = []
+        created = pl.lit(self._clock()).cast(pl.Datetime("us", "UTC")).alias("created_timestamp")
+        for emitted in commit.emitted:
+            sequence = self._next_sequence + len(items)
+            rows = emitted.rows.with_columns(created)
+            item = OutboxItem(sequence, emitted.view.name, emitted.view.version, emitted.dataset, rows)
+            buffer = io.BytesIO()
+            head = msgspec.msgpack.encode(_EntryHead(item.view, item.version, item.window))
+            buffer.write(len(head).to_bytes(4, "big") + head)
+            rows.write_ipc_stream(buffer)
+            batch.put(layout.outbox_key(sequence), buffer.getvalue())
+            batch.put(layout.META, sequence.to_bytes(8, "big"))
+            items.append(item)
+        return items
+
+    def take_outbox(self) -> list[OutboxItem]:
+        """Entries not yet handed out since the store was opened, in order; they stay durable until dropped."""
+        items, self._outbox = self._outbox, []
+        return items
+
+    def drop_outbox(self, sequences: Sequence[int]) -> None:
+        """Forget entries whose rows are durable in the offline store. Dropping one twice changes nothing."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for sequence in sequences:
+            batch.delete(layout.outbox_key(sequence))
+        with rocks_errors(self._path):
+            self._db.write(batch, self._options)
+        dropped = set(sequences)
+        self._outbox = [item for item in self._outbox if item.sequence not in dropped]
+
+    def sync(self) -> None:
+        """Make everything written so far survive a power cut."""
+        with rocks_errors(self._path):
+            self._db.flush_wal(True)
+
+    def close(self) -> None:
+        """Release the shard; the store can't be used any more."""
+        self._db.close()
+
+    def _scan(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+        """Entries with first <= key < last."""
+        found = []
+        with rocks_errors(self._path):
+            iterator = self._db.iter()
+            iterator.seek(first)
+            while iterator.valid():
+                key = iterator.key()
+                if key >= last:
+                    break
+                found.append((key, iterator.value()))
+                iterator.next()
+        return found
+
+    def _stored_sequence(self) -> int:
+        value = self._db.get(layout.META)
+        return -1 if value is None else int.from_bytes(value, "big")
+
+    def _load_outbox(self) -> list[OutboxItem]:
+        items = []
+        for key, value in self._scan(layout.outbox_key(0), layout.outbox_key(2**64 - 1)):
+            size = int.from_bytes(value[:4], "big")
+            head = msgspec.msgpack.decode(value[4 : 4 + size], type=_EntryHead)
+            rows = pl.read_ipc_stream(io.BytesIO(value[4 + size :]))
+            items.append(OutboxItem(layout.sequence_of(key), head.view, head.version, head.window, rows))
+        return items
