@@ -1,6 +1,6 @@
 """Keys inside a shard, and the folders of a source's store.
 
-    m                                           meta: json
+    m                                           next outbox sequence and next running number of `p` entries
     s <view id> <version>                       state of a view: fences, watermark, counts
     r <view id> <version> <entity key>          row of an entity
     p <view id> <version> <dataset> <pane> <n>  entities waiting for emission, packed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,6 +20,7 @@ from featurestore.online.rows import decode_rows, encode_rows
 from featurestore.shard.protocol import Commit, RowSet, ViewState
 
 _STATE_DECODER = msgspec.msgpack.Decoder(ViewState)
+_META = struct.Struct(">QQ")
 _KEYS_DECODER = msgspec.msgpack.Decoder(list[str])
 
 
@@ -56,9 +58,8 @@ class RocksShardStore:
         self._options.sync = fsync
         self._clock = clock
         self._outbox = self._load_outbox()
-        last = self._outbox[-1].sequence if self._outbox else self._stored_sequence()
-        self._next_sequence = last + 1
-        self._runs = 0
+        meta = self._db.get(layout.META)
+        self._next_sequence, self._next_run = (0, 0) if meta is None else _META.unpack(meta)
 
     def read_state(self, view: CompiledView) -> ViewState | None:
         """See `ShardStore.read_state`."""
@@ -109,11 +110,9 @@ class RocksShardStore:
             for key, _ in self._scan(first, last + b"\xff" * 9):
                 batch.delete(key)
         for pending in commit.pending:
-            self._runs += 1
             stem = layout.pending_key(pending.view, pending.dataset_index, pending.pane_us)
-            # Unique for good: the outbox sequence never falls, the running number tells pieces of one sequence apart.
-            tail = self._next_sequence.to_bytes(5, "big") + (self._runs % 2**24).to_bytes(3, "big")
-            batch.put(stem + tail, msgspec.msgpack.encode(pending.keys))
+            batch.put(stem + self._next_run.to_bytes(8, "big"), msgspec.msgpack.encode(pending.keys))
+            self._next_run += 1
         for old in commit.revision_clear:
             first = layout.revision_key(old.view, old.dataset_index, -(2**63))
             last = layout.revision_key(old.view, old.dataset_index, old.end_us + 1)
@@ -124,6 +123,8 @@ class RocksShardStore:
                 key = layout.revision_key(revised.view, revised.dataset_index, end) + name.encode()
                 batch.put(key, revision.to_bytes(4, "big"))
         items = self._outbox_items(commit, batch)
+        if items or commit.pending:
+            batch.put(layout.META, _META.pack(self._next_sequence + len(items), self._next_run))
         with rocks_errors(self._path):
             self._db.write(batch, self._options)
         self._next_sequence += len(items)
@@ -141,7 +142,6 @@ class RocksShardStore:
             buffer.write(len(head).to_bytes(4, "big") + head)
             rows.write_ipc_stream(buffer)
             batch.put(layout.outbox_key(sequence), buffer.getvalue())
-            batch.put(layout.META, sequence.to_bytes(8, "big"))
             items.append(item)
         return items
 
@@ -182,10 +182,6 @@ class RocksShardStore:
                 found.append((key, iterator.value()))
                 iterator.next()
         return found
-
-    def _stored_sequence(self) -> int:
-        value = self._db.get(layout.META)
-        return -1 if value is None else int.from_bytes(value, "big")
 
     def _load_outbox(self) -> list[OutboxItem]:
         items = []
