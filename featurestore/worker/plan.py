@@ -1,0 +1,62 @@
+"""What a run of worker processes needs to know, decided once before they start, as plain data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from featurestore.definitions.specs import SourceSpec
+from featurestore.shard.protocol import Fence
+
+
+class ViewPlan(msgspec.Struct, frozen=True):
+    """A view as the registry numbers it, and the fences it starts with where a shard has none, by partition."""
+
+    name: str
+    view_id: int
+    version: int
+    initial: dict[int, Fence]
+
+
+class SourcePlan(msgspec.Struct, frozen=True):
+    """One source's share of a run.
+
+    resume: by partition, the pair to read on from; the least over shards, views and archive. archive_start: where the
+    archive begins for a partition that has no file yet. stop_at: recorded ends of a bounded run.
+    """
+
+    source: SourceSpec
+    views: tuple[ViewPlan, ...]
+    generation: str
+    incarnation: str
+    shards: int
+    resume: dict[int, Fence]
+    archive_start: dict[int, Fence]
+    stop_at: dict[int, int] | None
+
+
+class RunPlan(msgspec.Struct, frozen=True):
+    """One run. run_id: unique for each start of the cluster. drain_marker: the file whose presence drains every process."""
+
+    modules: tuple[str, ...]
+    base_dir: str
+    run_id: str
+    bootstrap_servers: str
+    close_windows: bool
+    drain_marker: str
+    sources: tuple[SourcePlan, ...]
+
+    def drain_requested(self) -> bool:
+        """Whether a signal to any process asked all of them to finish."""
+        return Path(self.drain_marker).exists()
+
+
+def write_plan(plan: RunPlan, path: Path) -> None:
+    """Write a plan for child processes."""
+    path.write_bytes(msgspec.json.encode(plan))
+
+
+def read_plan(path: Path) -> RunPlan:
+    """Read what `write_plan` wrote."""
+    return msgspec.json.decode(path.read_bytes(), type=RunPlan)

@@ -1,0 +1,190 @@
+"""Before a run: lock the sources, mend what a crash left, and decide where each partition is read on.
+
+The stores are read and written here by one process alone; the workers start from the plan it makes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from featurestore.batches import NO_TIME
+from featurestore.compile.view import CompiledView, compile_view
+from featurestore.config import Settings
+from featurestore.definitions.specs import SourceSpec
+from featurestore.offline.archive import read_ends
+from featurestore.offline.snapshots import finish_recovery, recover
+from featurestore.online import layout
+from featurestore.online.rocks import RocksMemory
+from featurestore.online.shard_store import RocksShardStore
+from featurestore.online.source_store import SourceLock, lock_source, open_source_store
+from featurestore.registry import RegisteredView
+from featurestore.shard.protocol import Commit, Fence, ViewState, fence_key
+from featurestore.sources.topics import TopicInfo, check_resume, wait_for_topic
+from featurestore.worker.plan import SourcePlan, ViewPlan
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class RegisteredSource:
+    """A source and the registered views that read it."""
+
+    source: SourceSpec
+    views: tuple[RegisteredView, ...]
+
+    def compile(self) -> list[CompiledView]:
+        """The views, compiled."""
+        return [
+            compile_view(view.spec, self.source, view_id=view.view_id, version=view.version) for view in self.views
+        ]
+
+
+def lock_sources(settings: Settings, sources: Sequence[RegisteredSource]) -> list[SourceLock]:
+    """Lock every source of the run; all or none. Raises StoreLockedError with the holder's pid."""
+    locks: list[SourceLock] = []
+    try:
+        for source in sources:
+            locks.append(lock_source(Path(settings.store.data_dir), source.source.name))
+    except BaseException:
+        for lock in locks:
+            lock.release()
+        raise
+    return locks
+
+
+def plan_source(
+    settings: Settings,
+    registered: RegisteredSource,
+    bootstrap_servers: str,
+    *,
+    until_end: bool,
+    stop: Callable[[], bool],
+) -> SourcePlan:
+    """Decide where a source's partitions are read on. The caller holds the source's lock.
+
+    Raises SourceError (no topic, offsets gone), StoreError (a shard missing or damaged).
+    """
+    source = registered.source
+    data_dir = Path(settings.store.data_dir)
+    topic = wait_for_topic(bootstrap_servers, source.topic, settings.kafka.settings, data_dir, stop=stop)
+    info = open_source_store(data_dir, source.name, settings.store.shards)
+    covered = _recover_outbox(data_dir, source.name)
+    compiled = registered.compile()
+    initial = {view.name: _first_fences(view, topic) for view in compiled}
+    fences = _read_shards(data_dir, source.name, info.shards, compiled, topic, initial, covered)
+    for folder in _outbox_dirs(data_dir, source.name):
+        finish_recovery(folder)
+    ends = {
+        partition: Fence(end.next_offset, end.max_event_time_us)
+        for partition, end in read_ends(data_dir / "offline", source.name, topic.generation).items()
+    }
+    starts = _archive_starts(data_dir, source.name, topic, fences)
+    resume = {
+        partition: min([*candidates, ends.get(partition, starts[partition])], key=_earliest)
+        for partition, candidates in fences.items()
+    }
+    for partition, fence in resume.items():
+        check_resume(fence.next_offset, *topic.partitions[partition])
+    log.info(
+        "resume",
+        source=source.name,
+        generation=topic.generation,
+        offsets={str(partition): fence.next_offset for partition, fence in resume.items()},
+    )
+    return SourcePlan(
+        source=source,
+        views=tuple(ViewPlan(view.name, view.view_id, view.version, initial[view.name]) for view in compiled),
+        generation=topic.generation,
+        incarnation=info.incarnation,
+        shards=info.shards,
+        resume=resume,
+        archive_start=starts,
+        stop_at={p: high for p, (_, high) in topic.partitions.items()} if until_end else None,
+    )
+
+
+def _first_fences(view: CompiledView, topic: TopicInfo) -> dict[int, Fence]:
+    latest = view.spec.start == "latest"
+    return {partition: Fence(high if latest else low, NO_TIME) for partition, (low, high) in topic.partitions.items()}
+
+
+def _read_shards(
+    data_dir: Path,
+    source: str,
+    shards: int,
+    views: Sequence[CompiledView],
+    topic: TopicInfo,
+    initial: Mapping[str, dict[int, Fence]],
+    covered: Mapping[int, Sequence[int]],
+) -> dict[int, list[Fence]]:
+    """All fences by partition; writes the first ones of new views, and drops outbox entries that files show already."""
+    fences: dict[int, list[Fence]] = {partition: [] for partition in topic.partitions}
+    memory = RocksMemory()
+    for shard in range(shards):
+        store = RocksShardStore(layout.shard_dir(data_dir, source, shard), memory)
+        try:
+            if covered.get(shard):
+                store.drop_outbox(covered[shard])
+            commit = Commit()
+            for view in views:
+                state = store.read_state(view) or ViewState()
+                known = {p: state.fence(topic.generation, p) for p in topic.partitions}
+                new = {p: initial[view.name][p] for p, fence in known.items() if fence is None}
+                if new:
+                    keyed = {fence_key(topic.generation, partition): fence for partition, fence in new.items()}
+                    state = msgspec.structs.replace(state, fences={**state.fences, **keyed})
+                    commit.states.append((view, state))
+                for partition, fence in known.items():
+                    fences[partition].append(fence or new[partition])
+            if commit.states:
+                store.write(commit)
+            store.sync()
+        finally:
+            store.close()
+    return fences
+
+
+def _outbox_dirs(data_dir: Path, source: str) -> list[Path]:
+    return sorted((layout.source_dir(data_dir, source) / "outbox").glob("process-*"))
+
+
+def _recover_outbox(data_dir: Path, source: str) -> dict[int, list[int]]:
+    covered: dict[int, list[int]] = {}
+    for folder in _outbox_dirs(data_dir, source):
+        for shard, sequences in recover(data_dir / "offline", folder).items():
+            covered.setdefault(shard, []).extend(sequences)
+    return covered
+
+
+def _archive_starts(
+    data_dir: Path, source: str, topic: TopicInfo, fences: Mapping[int, Sequence[Fence]]
+) -> dict[int, Fence]:
+    """Where the archive of each partition begins, written down once.
+
+    Without it a crash before the archive's first file would make the run go on from the shards' fences, and the
+    archive would miss what they have applied.
+    """
+    path = layout.source_dir(data_dir, source) / "archive_starts.json"
+    stored = msgspec.json.decode(path.read_bytes(), type=dict[str, Fence]) if path.exists() else {}
+    starts: dict[int, Fence] = {}
+    for partition, candidates in fences.items():
+        key = fence_key(topic.generation, partition)
+        starts[partition] = stored.setdefault(key, min(candidates, key=_earliest))
+    temporary = path.with_name(".archive_starts.json")
+    temporary.write_text(json.dumps(msgspec.to_builtins(stored)))
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    return starts
+
+
+def _earliest(fence: Fence) -> tuple[int, int]:
+    # Of two fences at one offset the one that knows an event time is right; a view begun at "latest" knows none yet.
+    return fence.next_offset, -fence.max_event_time_us

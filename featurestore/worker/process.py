@@ -1,0 +1,114 @@
+"""One worker process: builds hosts and dataflow from the plan and runs it until its end or a drain."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+import structlog
+from bytewax._bytewax import cluster_main
+
+from featurestore.compile.bind import BoundView
+from featurestore.compile.view import compile_view
+from featurestore.config import Settings
+from featurestore.definitions.discover import Definitions
+from featurestore.definitions.specs import ViewSpec
+from featurestore.errors import FeatureStoreError
+from featurestore.observability import Metrics
+from featurestore.worker.flow import build_flow
+from featurestore.worker.host import SourceHost
+from featurestore.worker.plan import RunPlan, SourcePlan
+from featurestore.worker.source import SourceTask
+
+log = structlog.get_logger()
+
+EPOCH_S = 0.1
+"""bytewax has no backpressure inside an epoch: short ones bound what a slow shard can let pile up."""
+
+
+def run_process(
+    plan: RunPlan,
+    settings: Settings,
+    definitions: Definitions,
+    specs: dict[str, ViewSpec],
+    metrics: Metrics,
+    *,
+    process: int = 0,
+    addresses: Sequence[str] = (),
+) -> None:
+    """Run one process of the cluster; returns when all its work is durable.
+
+    addresses: host:port of every process's bytewax listener, empty when there is only one. Raises what stopped it.
+    """
+    processes = max(len(addresses), 1)
+    hosts: dict[str, SourceHost] = {}
+    sources: dict[str, tuple[Callable[[int, int], SourceTask], SourceHost]] = {}
+    for source in plan.sources:
+        views = _bind(source, definitions, specs)
+        writer_id = f"{source.incarnation}-{plan.run_id}-{process}"
+        host = SourceHost(source, views, settings, metrics, writer_id=writer_id, process=process)
+        hosts[source.source.name] = host
+        sources[source.source.name] = (
+            _task_builder(plan, source, views, settings, metrics),
+            host,
+        )
+    flow = build_flow(sources, lambda: plan.close_windows and not plan.drain_requested())
+    interval = min(EPOCH_S, settings.worker.commit_interval_s)
+    log.info("worker_started", process=process, processes=processes, sources=sorted(sources))
+    try:
+        cluster_main(flow, list(addresses), process, epoch_interval=timedelta(seconds=interval))
+    except BaseException as error:
+        raise cause_of(error) from error
+    for host in hosts.values():
+        host.close()
+    log.info("worker_finished", process=process, drained=plan.drain_requested())
+
+
+def install_drain_handlers(marker: Path) -> None:
+    """SIGINT and SIGTERM to this process ask every process of the run to finish what it has read."""
+
+    def request_drain(signum: int, frame: FrameType | None) -> None:
+        marker.touch()
+
+    signal.signal(signal.SIGINT, request_drain)
+    signal.signal(signal.SIGTERM, request_drain)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error of ours inside what bytewax wraps around it, or the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, FeatureStoreError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+def _task_builder(
+    plan: RunPlan, source: SourcePlan, views: Sequence[BoundView], settings: Settings, metrics: Metrics
+) -> Callable[[int, int], SourceTask]:
+    def build(index: int, count: int) -> SourceTask:
+        return SourceTask(
+            source,
+            views,
+            settings,
+            metrics,
+            plan.bootstrap_servers,
+            plan.drain_requested,
+            process=index,
+            processes=count,
+        )
+
+    return build
+
+
+def _bind(source: SourcePlan, definitions: Definitions, specs: dict[str, ViewSpec]) -> list[BoundView]:
+    bound = []
+    for view in source.views:
+        author = definitions.views[view.name]
+        compiled = compile_view(specs[view.name], source.source, view_id=view.view_id, version=view.version)
+        bound.append(BoundView(compiled, author.where, author.derive or {}))
+    return bound

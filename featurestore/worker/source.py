@@ -1,0 +1,124 @@
+"""A worker's share of a source: poll, archive, route; one task for each source and process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from featurestore.batches import PartitionProgress, SourcePoll
+from featurestore.compile.bind import BoundView
+from featurestore.config import Settings
+from featurestore.observability import Metrics
+from featurestore.offline.archive import SourceArchive
+from featurestore.online import layout
+from featurestore.shard.protocol import Fence, ShardBatch
+from featurestore.sources.consumer import ResumePoint, SourceReader
+from featurestore.worker.plan import SourcePlan
+from featurestore.worker.routing import Router
+
+log = structlog.get_logger()
+
+POLL_TIMEOUT_S = 0.02
+"""librdkafka waits the whole timeout when fewer messages are there than asked for: freshness wants it short."""
+
+REPORT_EVERY_S = 5.0
+
+
+class SourceTask:
+    """Reads this process's partitions of one source and hands on what each shard must hear."""
+
+    def __init__(
+        self,
+        plan: SourcePlan,
+        views: Sequence[BoundView],
+        settings: Settings,
+        metrics: Metrics,
+        bootstrap_servers: str,
+        draining: Callable[[], bool],
+        *,
+        process: int,
+        processes: int,
+    ) -> None:
+        self._plan = plan
+        self._metrics = metrics
+        self._draining = draining
+        self._router = Router(views, plan.shards)
+        data_dir = Path(settings.store.data_dir)
+        name = plan.source.name
+        mine = [partition for partition in sorted(plan.resume) if partition % processes == process]
+        resume = {p: ResumePoint(plan.resume[p].next_offset, plan.resume[p].max_event_time_us) for p in mine}
+        stop_at = None if plan.stop_at is None else {p: plan.stop_at[p] for p in mine}
+        self._archive = SourceArchive(data_dir / "offline", name, plan.generation)
+        self._reader = SourceReader(
+            plan.source,
+            bootstrap_servers,
+            f"{settings.kafka.group_id}.{name}",
+            resume,
+            plan.generation,
+            stop_at,
+            layout.source_dir(data_dir, name) / "verdicts",
+            settings.kafka.settings,
+        )
+        self._announced = False
+        self._mine = mine
+        self._offsets = {p: point.next_offset for p, point in resume.items()}
+        self._started_at = time.monotonic()
+        self._reported_at = self._started_at
+        self._events = 0
+
+    def next_batches(self) -> list[tuple[int, ShardBatch]] | None:
+        """What every shard must hear next, None when the source has come to its end or is to be drained."""
+        if not self._announced:
+            # Every shard must exist, even where nothing new comes: it may have windows to emit.
+            self._announced = True
+            return self._router.announce([self._resumed(partition) for partition in self._mine])
+        if self._draining() or self._reader.finished:
+            return None
+        poll = self._reader.poll(POLL_TIMEOUT_S)
+        now = time.monotonic()
+        if poll is None:
+            self._archive.maybe_flush(now)
+            self._report(now)
+            return []
+        for batch in poll.batches:
+            self._archive.append(batch)
+        self._archive.maybe_flush(now)
+        self._observe(poll)
+        self._report(now)
+        return self._router.route(poll)
+
+    def close(self) -> None:
+        """Make the archive durable and leave the broker."""
+        self._archive.flush()
+        self._report(time.monotonic(), last=True)
+        self._reader.close()
+
+    def _resumed(self, partition: int) -> PartitionProgress:
+        fence: Fence = self._plan.resume[partition]
+        return PartitionProgress(partition, fence.next_offset, fence.next_offset, fence.max_event_time_us)
+
+    def _observe(self, poll: SourcePoll) -> None:
+        for batch in poll.batches:
+            self._events += len(batch.offsets)
+        for progress in poll.progress:
+            self._offsets[progress.partition] = progress.next_offset
+        self._metrics.observe_poll(self._plan.source.name, poll, self._plan.source.max_out_of_orderness_us)
+
+    def _report(self, now: float, *, last: bool = False) -> None:
+        if not last and now - self._reported_at < REPORT_EVERY_S:
+            return
+        lag = self._reader.lag()
+        self._metrics.observe_lag(self._plan.source.name, lag)
+        self._reader.commit_for_tools(self._offsets)
+        log.info(
+            "progress" if not last else "source_closed",
+            source=self._plan.source.name,
+            events=self._events,
+            events_per_s=round(self._events / max(now - self._started_at, 1e-9)),
+            lag=sum(lag.values()),
+        )
+        self._reported_at = now
+
