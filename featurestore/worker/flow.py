@@ -18,30 +18,34 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from featurestore.shard.protocol import ShardBatch
 from featurestore.worker.host import ShardSlot, SourceHost
 from featurestore.worker.source import SourceTask
+from featurestore.worker.spread import shard_key
 
 KeyedBatch = tuple[str, tuple[int, ShardBatch]]
 
 
 class _TaskPartition(StatelessSourcePartition[KeyedBatch]):
-    def __init__(self, task: SourceTask) -> None:
+    def __init__(self, task: SourceTask, keys: list[str]) -> None:
         self._task = task
+        self._keys = keys
 
     def next_batch(self) -> Iterable[KeyedBatch]:
         routed = self._task.next_batches()
         if routed is None:
             raise StopIteration
-        return [(f"{shard:04d}", (shard, batch)) for shard, batch in routed]
+        return [(self._keys[shard], (shard, batch)) for shard, batch in routed]
 
     def close(self) -> None:
         self._task.close()
 
 
 class _TaskSource(DynamicSource[KeyedBatch]):
-    def __init__(self, build_task: Callable[[int, int], SourceTask]) -> None:
+    def __init__(self, build_task: Callable[[int, int], SourceTask], shards: int) -> None:
         self._build_task = build_task
+        self._shards = shards
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _TaskPartition:
-        return _TaskPartition(self._build_task(worker_index, worker_count))
+        keys = [shard_key(shard, worker_count) for shard in range(self._shards)]
+        return _TaskPartition(self._build_task(worker_index, worker_count), keys)
 
 
 class _ShardLogic(StatefulBatchLogic[tuple[int, ShardBatch], None, None]):
@@ -97,7 +101,7 @@ def build_flow(
     """
     flow = Dataflow("featurestore")
     for name, (build_task, host) in sources.items():
-        batches = op.input(f"read_{name}", flow, _TaskSource(build_task))
+        batches = op.input(f"read_{name}", flow, _TaskSource(build_task, host.shards))
         shards = op.stateful_batch(f"shards_{name}", batches, _logic_builder(host, close_windows))
         op.output(f"end_{name}", shards, _NullSink())
     return flow

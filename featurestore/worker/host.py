@@ -65,6 +65,11 @@ class SourceHost:
         intents = layout.source_dir(self._data_dir, plan.source.name) / "outbox" / f"process-{process}"
         self._snapshots = SnapshotWriter(self._data_dir / "offline", intents, writer_id)
 
+    @property
+    def shards(self) -> int:
+        """How many shards the source's store has, over all processes."""
+        return self._plan.shards
+
     def open_shard(self, shard: int) -> ShardSlot:
         """The slot of a shard, opened at its first batch."""
         slot = self._slots.get(shard)
