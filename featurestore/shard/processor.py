@@ -184,6 +184,8 @@ class ShardProcessor:
             aged = RowSet(age_tiles(compiled, merged.tiles, merged.newest_us, watermark_us), merged.newest_us)
             commit.rows.append(RowWrite(compiled, intake.keys, aged))
         delta = intake.counts if intake else ViewCounts()
+        if old:
+            delta = delta.plus(ViewCounts(entities=int((old.newest_us == NO_TIME).sum())))
         fences = dict(before.fences)
         fences.update((fence_key(self._generation, partition), fence) for partition, fence in work.fences.items())
         closed = {name: end for name, end in closed.items() if end != NO_TIME}

@@ -40,12 +40,14 @@ class Fence(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ViewCounts(msgspec.Struct, frozen=True, array_like=True):
-    """Events of a view in a shard since its start; they add up to what was archived since then, over all shards."""
+    """Events of a view in a shard since its start: applied, filtered and null_key add up to what was archived since
+    then, over all shards. beyond_retention: of the applied ones; entities: rows ever made."""
 
     applied: int = 0
     filtered: int = 0
     null_key: int = 0
     beyond_retention: int = 0
+    entities: int = 0
 
     def plus(self, other: ViewCounts) -> ViewCounts:
         """The sums, field by field."""
@@ -54,6 +56,7 @@ class ViewCounts(msgspec.Struct, frozen=True, array_like=True):
             self.filtered + other.filtered,
             self.null_key + other.null_key,
             self.beyond_retention + other.beyond_retention,
+            self.entities + other.entities,
         )
 
 
