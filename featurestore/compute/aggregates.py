@@ -68,7 +68,9 @@ def _variance(fields: Fields, column: str) -> pl.Series:
 
 
 def _stddev(fields: Fields, column: str) -> pl.Series:
-    return _variance(fields, column).sqrt()
+    n = _numbers(fields, f"{column}:n")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _where(np.sqrt(_numbers(fields, f"{column}:m2") / (n - 1)), n > 1)
 
 
 def _extreme(kind: str) -> Callable[[Fields, str], pl.Series]:

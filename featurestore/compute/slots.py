@@ -21,6 +21,7 @@ Column = Union[np.ndarray, pl.Series]
 SlotKind = Literal["count", "n", "sum", "m2", "min", "max", "first", "last"]
 
 MAX_TIME = 2**63 - 1
+_FEW = 64
 _INT_MAX = 2**63 - 1
 _INT_MIN = -(2**63)
 
@@ -187,11 +188,24 @@ def _merge_pick(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> di
         values = columns[field]
         if dtype == "str":
             assert isinstance(values, pl.Series)
-            index = np.full(len(ranges.lo), -1, dtype=np.int64)
-            index[filled] = chosen
-            out[field] = values.gather(pl.Series(index).replace(-1, None))
+            out[field] = _pick_text(values, chosen, filled, len(ranges.lo))
         else:
             full = np.full(len(ranges.lo), slot.identity(field), dtype=np.asarray(values).dtype)
             full[filled] = np.asarray(values)[chosen]
             out[field] = full
     return out
+
+
+def _pick_text(values: pl.Series, chosen: np.ndarray, filled: np.ndarray, rows: int) -> pl.Series:
+    """values[chosen] at the rows `filled`, null elsewhere."""
+    if len(filled) == rows:
+        return values[chosen]
+    if rows <= _FEW:
+        # A point read: `gather` and `replace` go through polars' lazy engine, 100 µs a call.
+        texts: list[str | None] = [None] * rows
+        for row, index in zip(filled.tolist(), chosen.tolist()):
+            texts[row] = values[index]
+        return pl.Series(texts, dtype=pl.String)
+    index = np.full(rows, -1, dtype=np.int64)
+    index[filled] = chosen
+    return values.gather(pl.Series(index).replace(-1, None))

@@ -19,6 +19,7 @@ import numpy as np
 
 from featurestore.batches import NO_TIME
 from featurestore.compile.keys import shards_of
+from featurestore.compile.reads import JointRead, plan_read
 from featurestore.compile.view import CompiledView
 from featurestore.compute.tiles import BASE_START
 from featurestore.compute.windows import TileIndex
@@ -29,6 +30,10 @@ from featurestore.online.rocks import open_secondary, rocks_errors
 from featurestore.online.rows import decode_rows
 from featurestore.online.source_store import read_store_info
 from featurestore.shard.protocol import ViewState
+
+JOINT_ENTITIES_MAX = 32
+"""Up to so many entities one pass over all windows is the faster read (measured: ten features, four windows)."""
+PLANS_KEPT = 1024
 
 Status = Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
 
@@ -99,6 +104,7 @@ class OnlineReader:
             for shard in range(info.shards)
         ]
         self._states: dict[tuple[int, bytes], ViewState] = {}
+        self._plans: dict[tuple[int, int, tuple[str, ...]], JointRead] = {}
         self._state_decoder = msgspec.msgpack.Decoder(ViewState)
 
     def refresh(self) -> None:
@@ -136,9 +142,13 @@ class OnlineReader:
         values = self._fetch(view, keys)
         rows = decode_rows(view, values)
         known, aged = self._known(view, rows.newest_us, rows.tiles.entity, rows.tiles.start, as_of_us)
+        index = TileIndex(rows.tiles, len(keys))
+        if len(keys) <= JOINT_ENTITIES_MAX:
+            values_of = self._plan(view, features).values(index, len(keys), as_of_us)
+            columns = {name: _column(values_of[name], known, aged, view.features[name].default) for name in features}
+            return ViewRead(columns, [0 if time == NO_TIME else time for time in rows.newest_us.tolist()])
         entities = np.arange(len(keys), dtype=np.int64)
         as_of = np.full(len(keys), as_of_us, dtype=np.int64)
-        index = TileIndex(rows.tiles, len(keys))
         wanted = set(features)
         columns: dict[str, FeatureColumn] = {}
         for group in view.groups:
@@ -157,6 +167,15 @@ class OnlineReader:
         for shard in self._shards:
             shard.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _plan(self, view: CompiledView, features: Sequence[str]) -> JointRead:
+        key = (view.view_id, view.version, tuple(features))
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= PLANS_KEPT:
+                self._plans.clear()
+            plan = self._plans[key] = plan_read(view, features)
+        return plan
 
     def _fetch(self, view: CompiledView, keys: Sequence[str | None]) -> list[bytes | None]:
         prefix = layout.row_prefix(view)
