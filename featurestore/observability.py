@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 import time
 from collections import Counter as Tally
@@ -15,7 +16,17 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
 
 if TYPE_CHECKING:
     from featurestore.batches import SourcePoll
@@ -191,10 +202,25 @@ def _create(registry: CollectorRegistry) -> Metrics:
     made: dict[str, Any] = {}
     for name, declared in TABLE.items():
         options: dict[str, Any] = {"buckets": declared.buckets} if declared.buckets else {}
+        if declared.kind is Gauge:
+            # Where processes share their metrics (`exposition`), the value set last is the one that counts.
+            options["multiprocess_mode"] = "mostrecent"
         made[name] = declared.kind(
             f"featurestore_{name}", declared.help, declared.labels, registry=registry, **options
         )
     return Metrics(**made)
+
+
+def exposition(registry: CollectorRegistry | None = None) -> tuple[bytes, str]:
+    """`registry` (without one, the process's own) in Prometheus' text format, and its content type.
+
+    Where PROMETHEUS_MULTIPROC_DIR was set before this module was imported, it is the sum over all processes that share the
+    folder, whichever of them is asked.
+    """
+    if registry is None and os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    return generate_latest(registry or REGISTRY), CONTENT_TYPE_LATEST
 
 
 def serve_metrics(
@@ -202,7 +228,7 @@ def serve_metrics(
 ) -> Callable[[], None] | None:
     """Serve `registry` (without one, the process's own) at http://host:port/metrics, in a thread.
 
-    Returns what stops it. A port that can't be had is a warning in the log, and None: a worker without metrics
+    Returns what stops it. A port that can't be had is a warning in the log and None: a worker without metrics
     is better than none.
     """
     try:

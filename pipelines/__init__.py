@@ -1,0 +1,1 @@
+"""Feature definitions of this project: each module here can be given to `featurestore apply` and `run`."""
