@@ -214,12 +214,12 @@ def _create(registry: CollectorRegistry) -> Metrics:
 def exposition(registry: CollectorRegistry | None = None) -> tuple[bytes, str]:
     """`registry` (without one, the process's own) in Prometheus' text format, and its content type.
 
-    Where PROMETHEUS_MULTIPROC_DIR was set before this module was imported, it is the sum over all processes that share the
-    folder, whichever of them is asked.
+    Where PROMETHEUS_MULTIPROC_DIR was set before this module's import, it is the sum over all processes that
+    share the folder, whichever of them is asked.
     """
     if registry is None and os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry or REGISTRY), CONTENT_TYPE_LATEST
 
 

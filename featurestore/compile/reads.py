@@ -1,7 +1,8 @@
 """Reads of few entities: all windows merged in one pass, for there the calls cost more than the tiles.
 
-The kernels are those of `WindowGroup.read`, called once a slot instead of once a slot and window, so the values are the
-same. With many entities, merging a slot for windows that don't need it would cost more than it saves.
+The kernels are those of `WindowGroup.read`, called once a slot instead of once a slot and window, so the
+values are the same. With many entities, merging a slot for windows that don't need it would cost more than
+it saves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from featurestore.definitions.specs import Scalar
 
 @dataclass(frozen=True)
 class _Finalize:
-    """One aggregate of one column over all windows at once. targets: (feature name, position of its window)."""
+    """One aggregate of one column over all windows. targets: (feature name, position of its window)."""
 
     feature: CompiledFeature
     targets: tuple[tuple[str, int], ...]
@@ -63,7 +64,8 @@ def plan_read(view: CompiledView, features: Sequence[str]) -> JointRead:
                 alike.setdefault(key, (feature, []))[1].append((feature.name, position))
                 slot_names.update(_slot_names(view, feature))
     slots = tuple(slot for slot in view.slots if slot.name in slot_names)
-    return JointRead(groups, slots, tuple(_Finalize(feature, tuple(targets)) for feature, targets in alike.values()))
+    finalizes = tuple(_Finalize(feature, tuple(targets)) for feature, targets in alike.values())
+    return JointRead(groups, slots, finalizes)
 
 
 def _slot_names(view: CompiledView, feature: CompiledFeature) -> set[str]:

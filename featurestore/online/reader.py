@@ -73,7 +73,7 @@ class _ShardReader:
 
     def get(self, keys: list[bytes]) -> list[bytes | None]:
         with self._lock, rocks_errors(self._path):
-            values: list[bytes | None] = self._db.get(keys)
+            values: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type, assignment]
         return values
 
     def close(self) -> None:
@@ -104,6 +104,7 @@ class OnlineReader:
             for shard in range(info.shards)
         ]
         self._states: dict[tuple[int, bytes], ViewState] = {}
+        self._latest: dict[bytes, int] = {}
         self._plans: dict[tuple[int, int, tuple[str, ...]], JointRead] = {}
         self._state_decoder = msgspec.msgpack.Decoder(ViewState)
 
@@ -111,27 +112,33 @@ class OnlineReader:
         """Catch up with the worker, one shard after another, skipping those that did not change."""
         for number, shard in enumerate(self._shards):
             if shard.refresh():
+                # New dicts, not changed ones: a read under way puts what it saw before the catch-up into the old.
                 self._states = {key: state for key, state in self._states.items() if key[0] != number}
+                self._latest = {}
 
     def states(self, view: CompiledView) -> list[ViewState]:
         """The view's state in every shard that has one."""
         key = layout.state_key(view)
+        states = self._states
         found = []
         for number, shard in enumerate(self._shards):
-            state = self._states.get((number, key))
+            state = states.get((number, key))
             if state is None:
                 value = shard.get([key])[0]
                 if value is None:
                     continue
-                state = self._states[(number, key)] = self._state_decoder.decode(value)
+                state = states[(number, key)] = self._state_decoder.decode(value)
             found.append(state)
         return found
 
     def latest_us(self, view: CompiledView) -> int:
         """Just after the largest accepted event time of the source, as the view has seen it; NO_TIME before any event."""
-        times = [fence.max_event_time_us for state in self.states(view) for fence in state.fences.values()]
-        newest = max(times, default=NO_TIME)
-        return newest if newest == NO_TIME else newest + 1
+        key, latest = layout.state_key(view), self._latest
+        if key not in latest:
+            times = [fence.max_event_time_us for state in self.states(view) for fence in state.fences.values()]
+            newest = max(times, default=NO_TIME)
+            latest[key] = newest if newest == NO_TIME else newest + 1
+        return latest[key]
 
     def read(self, view: CompiledView, keys: Sequence[str | None], features: Sequence[str], as_of_us: int) -> ViewRead:
         """Values of `features` for encoded entity keys (None: a null join key, never found) as of `as_of_us`.
@@ -145,8 +152,8 @@ class OnlineReader:
         index = TileIndex(rows.tiles, len(keys))
         if len(keys) <= JOINT_ENTITIES_MAX:
             values_of = self._plan(view, features).values(index, len(keys), as_of_us)
-            columns = {name: _column(values_of[name], known, aged, view.features[name].default) for name in features}
-            return ViewRead(columns, [0 if time == NO_TIME else time for time in rows.newest_us.tolist()])
+            found = {name: _column(values_of[name], known, aged, view.features[name].default) for name in features}
+            return ViewRead(found, [0 if time == NO_TIME else time for time in rows.newest_us.tolist()])
         entities = np.arange(len(keys), dtype=np.int64)
         as_of = np.full(len(keys), as_of_us, dtype=np.int64)
         wanted = set(features)

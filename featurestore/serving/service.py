@@ -1,0 +1,262 @@
+"""Answers reads: what to read, as of when, and the answer's columns. Knows no HTTP."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Literal
+
+from featurestore.batches import NO_TIME
+from featurestore.compile.keys import encode_entities
+from featurestore.compile.view import CompiledView, compile_view
+from featurestore.definitions.specs import JoinKeySpec
+from featurestore.errors import FeatureStoreError, MalformedRequestError, ServerUnavailableError
+from featurestore.online.reader import OnlineReader, ViewRead
+from featurestore.registry import Registry
+from featurestore.serving.catalog import Catalog, PlanPart, ReadPlan
+from featurestore.serving.protocol import (
+    LATEST,
+    NO_TIMESTAMP,
+    FeatureServiceUnsupportedError,
+    OnlineRequest,
+    OnlineResponse,
+    ResponseMetadata,
+    ResultColumn,
+    ViewVersion,
+    parse_as_of,
+    wire_floats,
+    wire_timestamps,
+)
+from featurestore.serving.readers import SourceReaders
+
+Clock = Literal["wall", "event"]
+CHECK_INTERVAL_S = 1.0
+"""How often the registry and the stores' existence are looked at; open stores are followed at every
+refresh."""
+
+
+def wall_now_us() -> int:
+    """The wall clock, µs since the epoch."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether reads can be answered. reason: why not. missing_stores: sources of views that have no store."""
+
+    ready: bool
+    reason: str
+    views: int
+    missing_stores: list[str]
+
+
+@dataclass(frozen=True)
+class ReadObserved:
+    """What one view's read gave, for metrics. statuses: of all its feature columns."""
+
+    view: str
+    seconds: float
+    statuses: Sequence[Sequence[str]]
+
+
+class FeatureService:
+    """Reads of the applied views in `data_dir`.
+
+    Answers what it saw at the last `refresh`; `answer` may run in any thread beside it. clock: "wall" reads
+    as of now, "event" as of the newest event of the view's source. observe: told of every view read.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        clock: Clock = "wall",
+        now_us: Callable[[], int] = wall_now_us,
+        observe: Callable[[ReadObserved], None] | None = None,
+    ) -> None:
+        self._registry_path = data_dir / "registry" / "registry.db"
+        self._clock = clock
+        self._now_us = now_us
+        self._observe = observe
+        self._readers = SourceReaders(data_dir)
+        self._catalog = Catalog({})
+        self._registry_seen: object = None
+        self._problem = f"there is no registry at {self._registry_path}"
+        self._checked_s = float("-inf")
+        self._refreshing = threading.Lock()
+
+    def refresh(self, *, check: bool = False) -> None:
+        """Catch up with workers and, once a second (or when `check`), with the registry and new stores.
+
+        Raises FeatureStoreError when something could not be followed; what was seen before still answers.
+        """
+        with self._refreshing:
+            now_s = time.monotonic()
+            if check or now_s - self._checked_s >= CHECK_INTERVAL_S:
+                self._checked_s = now_s
+                self._reload_catalog()
+                self._readers.open(self._catalog.sources)
+            self._readers.refresh()
+
+    def answer(self, request: OnlineRequest) -> OnlineResponse:
+        """Answer a read. Raises RequestError for a caller's mistake, ServerUnavailableError with no store."""
+        if request.feature_service is not None:
+            raise FeatureServiceUnsupportedError(
+                f"feature service '{request.feature_service}' does not exist: there are none yet",
+                hint='name the features: "features": ["view:feature"]',
+            )
+        if not request.features:
+            raise MalformedRequestError(
+                "the request names neither features nor a feature_service",
+                hint='send "features": ["view:feature"]',
+            )
+        catalog = self._catalog
+        if not catalog.views and self._problem:
+            raise ServerUnavailableError(self._problem, hint="apply definitions: featurestore apply MODULE")
+        as_of = parse_as_of(request.as_of)
+        plan = catalog.plan(request.features, request.full_feature_names)
+        rows = _row_count(request.entities, plan.join_keys)
+        if as_of is None:
+            as_of = LATEST if self._clock == "event" else self._now_us()
+        columns: list[ResultColumn | None] = [None] * len(plan.names)
+        encoded: dict[tuple[JoinKeySpec, ...], list[str | None]] = {}
+        for part in plan.parts:
+            join_keys = part.view.spec.join_keys
+            keys = encoded.get(join_keys)
+            if keys is None:
+                keys = encoded[join_keys] = encode_entities(join_keys, request.entities)
+            read = self._read(part, keys, as_of)
+            times = wire_timestamps(read.event_times_us)
+            for name, position in zip(part.features, part.positions, strict=True):
+                column = read.columns[name]
+                values = wire_floats(column.values) if plan.dtypes[position] == "Float64" else column.values
+                columns[position] = ResultColumn(values, column.statuses, times)  # type: ignore[arg-type]
+        no_times = list(repeat(NO_TIMESTAMP, rows))
+        results = [_key_column(request.entities[key.name], no_times) for key in plan.join_keys]
+        results.extend(column for column in columns if column is not None)
+        return OnlineResponse(_metadata(request, plan), results)
+
+    def readiness(self) -> Readiness:
+        """Ready once views are applied and the store of at least one of their sources is open."""
+        views = len(self._catalog.views)
+        sources = self._catalog.sources
+        missing = self._readers.missing(sources)
+        if not views:
+            return Readiness(False, self._problem or "no view is applied", 0, [])
+        if len(missing) == len(sources):
+            return Readiness(False, "no online store yet: no worker has run", views, missing)
+        return Readiness(True, "", views, missing)
+
+    def latest_us(self) -> dict[str, int]:
+        """By view: just after the newest event that it has seen; views without one are left out."""
+        out: dict[str, int] = {}
+        for view in self._catalog.views.values():
+            if not self._readers.missing([view.spec.source]):
+                newest = self._readers.get(view.spec.source).latest_us(view)
+                if newest != NO_TIME:
+                    out[view.name] = newest
+        return out
+
+    def join_keys(self, features: Sequence[str]) -> tuple[JoinKeySpec, ...]:
+        """The join keys that a read of these features needs; errors as `answer` raises them."""
+        return self._catalog.plan(features, full_feature_names=True).join_keys
+
+    def close(self) -> None:
+        """Close the stores."""
+        with self._refreshing:
+            self._readers.close()
+
+    def _read(self, part: PlanPart, keys: Sequence[str | None], as_of: int | str) -> ViewRead:
+        reader = self._readers.get(part.view.spec.source)
+        started = time.perf_counter()
+        as_of_us = as_of if isinstance(as_of, int) else self._latest_us(reader, part.view)
+        read = reader.read(part.view, keys, part.features, as_of_us)
+        if self._observe is not None:
+            statuses = [column.statuses for column in read.columns.values()]
+            self._observe(ReadObserved(part.view.name, time.perf_counter() - started, statuses))
+        return read
+
+    def _latest_us(self, reader: OnlineReader, view: CompiledView) -> int:
+        newest = reader.latest_us(view)
+        return self._now_us() if newest == NO_TIME else newest
+
+    def _reload_catalog(self) -> None:
+        seen = _file_state(self._registry_path)
+        if seen == self._registry_seen:
+            return
+        if seen is None:
+            self._catalog, self._problem = Catalog({}), f"there is no registry at {self._registry_path}"
+        else:
+            try:
+                catalog = load_catalog(self._registry_path)
+            except FeatureStoreError as error:
+                self._problem = error.message
+                raise
+            self._problem = ""
+            if catalog != self._catalog:
+                self._catalog = catalog
+        self._registry_seen = seen
+
+
+def load_catalog(registry_path: Path) -> Catalog:
+    """Compile the applied views. Raises RegistryError."""
+    registry = Registry.open(registry_path, create=False)
+    try:
+        views = {
+            view.spec.name: compile_view(
+                view.spec, registry.source(view.spec.source), view_id=view.view_id, version=view.version
+            )
+            for view in registry.views()
+        }
+    finally:
+        registry.close()
+    return Catalog(views)
+
+
+def _file_state(path: Path) -> object:
+    """Changes whenever the database does; None when it isn't there."""
+    state = []
+    for name in (path, path.with_name(path.name + "-wal")):
+        try:
+            stat = os.stat(name)
+        except FileNotFoundError:
+            if name == path:
+                return None
+            continue
+        state.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return state
+
+
+def _row_count(entities: dict[str, list[Any]], join_keys: Sequence[JoinKeySpec]) -> int:
+    missing = [key.name for key in join_keys if key.name not in entities]
+    if missing:
+        raise MalformedRequestError(
+            f"entity column '{missing[0]}' is missing",
+            hint=f'send "entities": {{"{missing[0]}": [value, ...]}}',
+        )
+    lengths = {name: len(values) for name, values in entities.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"'{name}' has {length}" for name, length in lengths.items())
+        raise MalformedRequestError(
+            f"entity columns differ in length: {told}", hint="send one value an entity in every column"
+        )
+    return next(iter(lengths.values()), 0)
+
+
+def _key_column(values: list[Any], no_times: list[str]) -> ResultColumn:
+    return ResultColumn(values, ["NULL_VALUE" if value is None else "PRESENT" for value in values], no_times)
+
+
+def _metadata(request: OnlineRequest, plan: ReadPlan) -> ResponseMetadata:
+    names = [*(key.name for key in plan.join_keys), *plan.names]
+    versions = types = None
+    if request.include_feature_view_version_metadata:
+        versions = [ViewVersion(part.view.name, part.view.version) for part in plan.parts]
+    if request.include_feature_types:
+        types = [*(key.dtype for key in plan.join_keys), *plan.dtypes]
+    return ResponseMetadata(names, versions, types)
