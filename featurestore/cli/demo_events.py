@@ -26,9 +26,9 @@ BURST_EVENTS, BURST_SPREAD = 20, 60
 class MadeCounts:
     """What a generator has made so far.
 
-    well_formed: all that can be decoded; out_of_order, late and too_late are among them. out_of_order: delayed, but
-    by no more than the source's max_out_of_orderness. late: by more, within the allowed lateness. too_late: beyond
-    it, if their partition had newer events before. dead: by the reason of the dead letter that a broken one becomes.
+    well_formed: all that can be decoded, and among them out_of_order: delayed, but by no more than
+    the source's max_out_of_orderness; late: by more, within the allowed lateness; too_late: beyond it, if
+    their partition had newer events before. dead: by the reason of the dead letter that a broken one becomes.
     """
 
     well_formed: int = 0
@@ -112,7 +112,7 @@ class TransactionStream:
         step_us = shape.duration_s * 1e6 / shape.events
         clock_us = start_us + (rows + random.random(len(rows))) * step_us
         # A broken event is neither in time nor late.
-        chance = np.where(broken, 0.5, random.random(len(rows)))
+        chance = np.where(broken, np.nan, random.random(len(rows)))
         delay_s = np.zeros(len(rows))
         out_of_order = chance < shape.out_of_order_share
         late = chance > 1 - shape.late_share
