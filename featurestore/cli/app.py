@@ -1,0 +1,46 @@
+"""All commands, in the order in which `featurestore --help` lists them.
+
+A new command is a file of its own and a line at the end of this one.
+"""
+
+from typing import Annotated
+
+import typer
+
+from featurestore.cli import init
+
+app = typer.Typer(
+    help="A streaming feature store: Kafka in, RocksDB for inference, Parquet for training.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # a bug shows Python's own stack
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("featurestore"))
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    log_level: Annotated[
+        str, typer.Option(help="debug, info, warning or error; the log goes to stderr.")
+    ] = "info",
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    from featurestore.observability import configure_logging
+
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter("it is debug, info, warning or error", param_hint="--log-level")
+    configure_logging(log_level)
+
+
+app.command("init", epilog=init.EXAMPLES)(init.init)

@@ -1,0 +1,45 @@
+"""Options and arguments that several commands share, and the settings they give."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from featurestore.config import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
+Modules = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODULE…", help="Definitions: a dotted module or a path, from the working directory."
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where data lies; overrides \\[store] data_dir.", show_default=False),
+]
+BootstrapServers = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-servers",
+        help='host:port,… or "embedded"; overrides \\[kafka] bootstrap_servers.',
+        show_default=False,
+    ),
+]
+
+
+def working_directory() -> Path:
+    """The project's folder. Modules in it can be imported, as with `python -m`."""
+    directory = Path.cwd()
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    return directory
+
+
+def load_settings(**overrides: object) -> "Settings":
+    """Settings of the working directory; overrides as `store__data_dir=…`, None: the option was not given."""
+    from featurestore.config import Settings
+
+    return Settings.load(Path.cwd(), {key.replace("__", "."): value for key, value in overrides.items()})
