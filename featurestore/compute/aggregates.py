@@ -15,6 +15,7 @@ import polars as pl
 from featurestore.compute.slots import Column, Slot
 
 Fields = Mapping[str, Column]
+_FEW = 64
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,15 @@ def _numbers(fields: Fields, name: str) -> np.ndarray:
 
 
 def _where(values: np.ndarray, valid: np.ndarray) -> pl.Series:
+    if bool(valid.all()):
+        return pl.Series(values)
+    if len(values) <= _FEW:
+        # A point read: three series and `zip_with` cost 25 µs, a list 5.
+        dtype = pl.Float64 if values.dtype.kind == "f" else pl.Int64
+        picked = [value if known else None for value, known in zip(values.tolist(), valid.tolist())]
+        return pl.Series(picked, dtype=dtype)
     series = pl.Series(values)
-    return series if bool(valid.all()) else series.zip_with(pl.Series(valid), pl.Series([None], dtype=series.dtype))
+    return series.zip_with(pl.Series(valid), pl.Series([None], dtype=series.dtype))
 
 
 def _count(fields: Fields, column: str) -> pl.Series:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Union
 
 import numpy as np
@@ -116,27 +117,46 @@ class Ranges:
         self.lo = lo
         self.hi = hi
         self.filled = hi > lo
+        filled = int(np.count_nonzero(self.filled))
+        self._none, self._all = filled == 0, filled == len(lo)
 
     def reduce(self, ufunc: np.ufunc, values: np.ndarray, identity: int | float) -> np.ndarray:
         """`ufunc` over each range, `identity` for an empty one; shape (m,), dtype of `values`."""
+        if self._none:
+            return np.full(len(self.lo), identity, dtype=values.dtype)
+        end, borders = self._borders
+        if end >= 0:
+            reduced = ufunc.reduceat(values[:end], borders)
+        else:
+            padded = np.empty(len(values) + 1, dtype=values.dtype)
+            padded[:-1] = values
+            padded[-1] = identity
+            reduced = ufunc.reduceat(padded, borders)[0::2]
+        if self._all:
+            return reduced
         out = np.full(len(self.lo), identity, dtype=values.dtype)
-        if not self.filled.any():
-            return out
-        lo, hi = self.lo[self.filled], self.hi[self.filled]
+        out[self.filled] = reduced
+        return out
+
+    @cached_property
+    def _borders(self) -> tuple[int, np.ndarray]:
+        """What `reduceat` gets: ranges that touch as their starts and the last one's end, others as pairs, and -1."""
+        lo, hi = (self.lo, self.hi) if self._all else (self.lo[self.filled], self.hi[self.filled])
         if len(lo) == 1 or bool((hi[:-1] == lo[1:]).all()):
-            out[self.filled] = ufunc.reduceat(values[: hi[-1]], lo)
-            return out
+            return int(hi[-1]), lo
         # reduceat takes pairs of borders, forward or not; every second result is one of our ranges. The one
         # padding element lets a range end at the very end of the array.
         borders = np.empty(2 * len(lo), dtype=np.int64)
         borders[0::2] = lo
         borders[1::2] = hi
-        padded = np.append(values, np.asarray(identity, dtype=values.dtype))
-        out[self.filled] = ufunc.reduceat(padded, borders)[0::2]
-        return out
+        return -1, borders
 
     def expand(self) -> tuple[np.ndarray, np.ndarray]:
         """(tile index, range index) of every tile of every range, in order; both int64, shape (sum of lengths,)."""
+        return self._expanded
+
+    @cached_property
+    def _expanded(self) -> tuple[np.ndarray, np.ndarray]:
         lengths = self.hi - self.lo
         owner = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
         before = np.cumsum(lengths) - lengths
