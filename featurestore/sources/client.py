@@ -1,0 +1,65 @@
+"""librdkafka clients: their settings, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException
+
+from featurestore.errors import BrokerUnavailableError, ConfigError, FeatureStoreError, SourceError
+
+log = structlog.get_logger()
+Client = TypeVar("Client")
+
+_UNREACHABLE = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+}
+
+
+def client_settings(bootstrap_servers: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Settings that every client shares; the user's go on top."""
+    return {
+        "bootstrap.servers": bootstrap_servers,
+        "client.id": "featurestore",
+        "reconnect.backoff.ms": 100,
+        "reconnect.backoff.max.ms": 2_000,
+        "error_cb": _log_error,
+        # librdkafka would print to stderr between our log lines; what matters reaches error_cb.
+        "log_level": 0,
+        **settings,
+    }
+
+
+def make_client(factory: Callable[[dict[str, Any]], Client], settings: dict[str, Any]) -> Client:
+    """Build a client. Raises ConfigError when librdkafka refuses a setting, naming it."""
+    try:
+        return factory(settings)
+    except KafkaException as error:
+        raise ConfigError(
+            f"[kafka.settings]: {error.args[0].str()}",
+            hint="names and values are librdkafka's: see its CONFIGURATION.md",
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"[kafka.settings]: {error}", hint="names and values are librdkafka's") from error
+
+
+def kafka_error(error: KafkaException | KafkaError, bootstrap_servers: str, doing: str) -> FeatureStoreError:
+    """Our error for one of librdkafka's, met while `doing` something."""
+    inner = error.args[0] if isinstance(error, KafkaException) else error
+    if inner.code() in _UNREACHABLE:
+        return BrokerUnavailableError(
+            f"no broker answers at {bootstrap_servers} ({doing}: {inner.str()})",
+            hint="start the broker, or set [kafka] bootstrap_servers",
+        )
+    return SourceError(f"{doing}: {inner.str()}")
+
+
+def _log_error(error: KafkaError) -> None:
+    log.warning("kafka_error", code=error.name(), error=error.str(), fatal=error.fatal())

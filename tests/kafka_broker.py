@@ -1,0 +1,193 @@
+"""A real Apache Kafka broker in KRaft mode for tests and benchmarks, from Maven Central's jars.
+
+`python -m tests.kafka_broker` starts one, prints its address, and stays until it is interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+HERE = Path(__file__).parent
+CACHE = HERE.parent / ".cache" / "kafka"
+START_TIMEOUT_S = 60
+
+
+def why_not() -> str | None:
+    """Why no broker can run here, None when one can."""
+    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    return f"{' and '.join(missing)} missing: install Java 17 and Maven" if missing else None
+
+
+def class_path() -> str:
+    """The broker's jars, fetched once into the cache."""
+    listing = CACHE / "classpath.txt"
+    if not listing.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        goal = ["dependency:build-classpath", f"-Dmdep.outputFile={listing}"]
+        done = subprocess.run(
+            ["mvn", "-q", "-B", "-f", str(HERE / "kafka" / "pom.xml"), *goal], capture_output=True, text=True, timeout=600
+        )
+        if done.returncode != 0:
+            listing.unlink(missing_ok=True)
+            raise RuntimeError(f"Maven could not fetch Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return listing.read_text().strip()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class KafkaBroker:
+    """One broker with its controller. Its data stay when it is stopped or killed, and are gone after `remove`."""
+
+    def __init__(self, folder: Path | None = None, *, heap: str = "512m") -> None:
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="kafka-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._heap = heap
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port, self._controller_port = _free_ports(2)
+        self._write_config()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def _write_config(self) -> None:
+        (self.folder / "server.properties").write_text(
+            "\n".join(
+                [
+                    "process.roles=broker,controller",
+                    "node.id=1",
+                    f"controller.quorum.voters=1@127.0.0.1:{self._controller_port}",
+                    f"listeners=PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller_port}",
+                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._port}",
+                    "controller.listener.names=CONTROLLER",
+                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+                    f"log.dirs={self.folder / 'data'}",
+                    "num.partitions=1",
+                    "auto.create.topics.enable=false",
+                    "offsets.topic.replication.factor=1",
+                    "offsets.topic.num.partitions=1",
+                    "transaction.state.log.replication.factor=1",
+                    "transaction.state.log.min.isr=1",
+                    "transaction.state.log.num.partitions=1",
+                    "group.initial.rebalance.delay.ms=0",
+                ]
+            )
+        )
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        options = [f"-Xmx{self._heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=4"]
+        return ["java", *options, "-cp", class_path(), main, *arguments]
+
+    def start(self) -> KafkaBroker:
+        """Start it (again), and wait until it answers."""
+        config = str(self.folder / "server.properties")
+        if not (self.folder / "data").exists():
+            subprocess.run(
+                self._java("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c", config),
+                check=True,
+                capture_output=True,
+                timeout=120,
+            )
+        with (self.folder / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._java("kafka.Kafka", config), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                admin.list_topics(timeout=1.0)
+                return self
+            except KafkaException as error:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    tail = (self.folder / "broker.log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"Kafka did not start:\n{tail}") from error
+
+    def create_topic(self, name: str, partitions: int = 1, **config: str) -> str:
+        """Make a topic and wait until it is there; returns its name. Keywords are topic settings with `_` for `.`."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)])[name].result(20)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            found = admin.list_topics(topic=name, timeout=5).topics[name]
+            if found.error is None and len(found.partitions) == partitions:
+                return name
+            time.sleep(0.05)
+        raise RuntimeError(f"topic {name} did not appear")
+
+    def delete_topic(self, name: str) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        admin.delete_topics([name])[name].result(20)
+
+    def stop(self) -> None:
+        """Stop it in order; its data stay."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill it; its data stay."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(how)
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+
+    def remove(self) -> None:
+        """Stop it and delete its data."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> KafkaBroker:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def main() -> int:
+    reason = why_not()
+    if reason:
+        print(reason, file=sys.stderr)
+        return 1
+    with KafkaBroker() as broker:
+        print(broker.bootstrap_servers, flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
