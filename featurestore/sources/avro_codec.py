@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ _CONFLUENT_HEADER_BYTES = 5
 
 def avro_codec(
     spec: SourceSpec, base_dir: Path
-) -> tuple[Callable[[bytes], Any], Callable[[Any], tuple[object, ...]], Callable[[Exception], tuple[str, str]]]:
-    """(decode, as_tuple, classify) for the source's schema file; see `decode.Codec`. Raises SchemaError."""
+) -> tuple[Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception], tuple[str, str]]]:
+    """(decode, pickers, classify) for the source's schema file; see `decode.Codec`. Raises SchemaError."""
     path = base_dir / spec.schema
     try:
         raw = json.loads(path.read_text())
@@ -40,10 +40,7 @@ def avro_codec(
             raise ValueError(f"{len(value) - stream.tell()} bytes follow the record")
         return row
 
-    names = [column.name for column in spec.columns]
-    pick: Callable[[Any], tuple[object, ...]]
-    pick = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
-    return decode, pick, classify_avro
+    return decode, [itemgetter(column.name) for column in spec.columns], classify_avro
 
 
 def _without_logical_types(node: Any) -> Any:

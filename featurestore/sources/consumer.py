@@ -6,6 +6,7 @@ tools that show lag, and never read.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +106,14 @@ class SourceReader:
 
         Raises OffsetGapError when an offset that is needed can't be read any more.
         """
+        # The collector would walk the tens of thousands of short-lived objects of a poll again and again.
+        gc.disable()
+        try:
+            return self._poll(timeout_s)
+        finally:
+            gc.enable()
+
+    def _poll(self, timeout_s: float) -> SourcePoll | None:
         messages = self._consumer.consume(self._max_messages, timeout_s)
         now = self._monotonic()
         batches: list[PartitionBatch] = []

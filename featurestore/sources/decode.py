@@ -43,12 +43,12 @@ class Decoded:
 class Codec:
     """How one format is decoded.
 
-    decode: one value to a row object, raising for a bad one. as_tuple: row object to its columns' values, at C speed.
+    decode: one value to a row object, raising for a bad one. pickers: row object to each column's value, at C speed.
     classify: a raised error to (reason, text).
     """
 
     decode: Callable[[bytes], Any]
-    as_tuple: Callable[[Any], tuple[object, ...]]
+    pickers: Sequence[Callable[[Any], object]]
     classify: Callable[[Exception], tuple[str, str]]
 
 
@@ -62,12 +62,12 @@ class Decoder:
         self._columns = spec.columns
         self._event_time = spec.event_time
         if spec.format == "json":
-            decode, as_tuple, classify = json_codec(spec.columns)
+            decode, pickers, classify = json_codec(spec.columns)
         elif spec.format in ("avro", "avro-confluent"):
-            decode, as_tuple, classify = avro_codec(spec, base_dir)
+            decode, pickers, classify = avro_codec(spec, base_dir)
         else:
             raise ConfigError(f"source '{spec.name}': unknown format '{spec.format}'", hint="json, avro or avro-confluent")
-        self._codec = Codec(decode, as_tuple, classify)
+        self._codec = Codec(decode, pickers, classify)
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
         """Decode a batch; each value is in exactly one of `good` and `bad`."""
@@ -79,7 +79,8 @@ class Decoder:
             return Decoded(empty_frame(self._columns), good, bad)
         series: list[pl.Series] = []
         wrong: dict[int, tuple[str, str]] = {}
-        for column, cells in zip(self._columns, zip(*map(self._codec.as_tuple, rows), strict=True), strict=True):
+        for column, pick in zip(self._columns, self._codec.pickers, strict=True):
+            cells = list(map(pick, rows))
             one, outside = column_series(column, cells)
             series.append(one)
             if outside is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -20,10 +21,10 @@ _TYPES: dict[str, Any] = {"Int64": _INT64, "Float64": float, "String": str, "Boo
 
 def json_codec(
     columns: Sequence[ColumnSpec],
-) -> tuple[Callable[[bytes], Any], Callable[[Any], tuple[object, ...]], Callable[[Exception], tuple[str, str]]]:
-    """(decode, as_tuple, classify) for values with these columns; see `decode.Codec`."""
+) -> tuple[Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception], tuple[str, str]]]:
+    """(decode, pickers, classify) for values with these columns; see `decode.Codec`."""
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
-    # Required fields come first in a struct; as_tuple then puts the columns back into the schema's order.
+    # Required fields come first in a struct.
     ordered = sorted(range(len(columns)), key=lambda i: columns[i].has_default or columns[i].nullable)
     for i in ordered:
         column = columns[i]
@@ -34,18 +35,8 @@ def json_codec(
             fields.append((f"f{i}", kind))
     names = {f"f{i}": column.name for i, column in enumerate(columns)}
     struct = msgspec.defstruct("Value", fields, rename=names, gc=False)
-    place = {i: position for position, i in enumerate(ordered)}
-    if [place[i] for i in range(len(columns))] == list(range(len(columns))):
-        as_tuple: Callable[[Any], tuple[object, ...]] = msgspec.structs.astuple
-    else:
-        as_tuple = _picker([f"f{i}" for i in range(len(columns))])
-    return msgspec.json.Decoder(struct).decode, as_tuple, classify_json
-
-
-def _picker(names: list[str]) -> Callable[[Any], tuple[object, ...]]:
-    from operator import attrgetter
-
-    return attrgetter(*names) if len(names) > 1 else lambda row: (getattr(row, names[0]),)
+    pickers = [attrgetter(f"f{i}") for i in range(len(columns))]
+    return msgspec.json.Decoder(struct).decode, pickers, classify_json
 
 
 def _field_type(column: ColumnSpec) -> Any:

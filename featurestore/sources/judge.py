@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import polars as pl
@@ -55,14 +56,14 @@ class RawMessages:
         """Take the columns out of messages, each by one C-level map."""
         n = len(messages)
         values = list(map(Message.value, messages))
-        kinds, times = zip(*map(Message.timestamp, messages), strict=True)
+        stamps = np.fromiter(chain.from_iterable(map(Message.timestamp, messages)), dtype=np.int64, count=2 * n)
         return RawMessages(
             messages,
             values,
             np.fromiter(map(Message.partition, messages), dtype=np.int64, count=n),
             np.fromiter(map(Message.offset, messages), dtype=np.int64, count=n),
-            np.array(times, dtype=np.int64) * 1_000,
-            np.array(kinds, dtype=np.int64) == TIMESTAMP_LOG_APPEND_TIME,
+            stamps[1::2] * 1_000,
+            stamps[0::2] == TIMESTAMP_LOG_APPEND_TIME,
             np.fromiter((0 if value is None else len(value) for value in values), dtype=np.int64, count=n)
             if None in values
             else np.fromiter(map(len, values), dtype=np.int64, count=n),  # type: ignore[arg-type]
