@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli import init
+from featurestore.cli import broker, get, init, produce, serve
 
 app = typer.Typer(
     help="A streaming feature store: Kafka in, RocksDB for inference, Parquet for training.",
@@ -44,3 +44,7 @@ def _common(
 
 
 app.command("init", epilog=init.EXAMPLES)(init.init)
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command("get", epilog=get.EXAMPLES)(get.get)
+app.command("broker", epilog=broker.EXAMPLES)(broker.broker)
+app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
