@@ -1,0 +1,217 @@
+"""The registry's database, by SQLAlchemy: SQLite under the data_dir.
+
+Every definition is stored as its spec's canonical JSON. A view keeps its id for good; each change of what it computes
+makes a new version, with online rows and Parquet paths of its own.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Column, Connection, DateTime, Engine, Integer, MetaData, String, Table, Text, create_engine, event
+from sqlalchemy import insert as insert_into
+from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from featurestore.definitions.resolve import ResolvedDefinitions
+from featurestore.definitions.specs import EntitySpec, SourceSpec, ViewSpec
+from featurestore.errors import RegistryError, UnknownViewError
+from featurestore.registry.plan import Change, Kind, Plan, Spec, field_changes, needs_new_version
+
+_TABLES = MetaData()
+_DEFINITIONS = Table(
+    "definitions",
+    _TABLES,
+    # SQLite reuses the id of a deleted last row unless told not to; ids are part of store keys.
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("applied_at", DateTime(timezone=True), nullable=False),
+    Column("applied_by", String(255), nullable=False),
+    sqlite_autoincrement=True,
+)
+_TYPES: Mapping[str, type[Any]] = {"entity": EntitySpec, "source": SourceSpec, "view": ViewSpec}
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class RegisteredView:
+    """A deployed view. view_id: stable and never reused. applied_at: UTC."""
+
+    view_id: int
+    version: int
+    spec: ViewSpec
+    applied_at: datetime
+    applied_by: str
+
+
+class Registry:
+    """What is deployed. Safe for several processes: writers are serialised by the database."""
+
+    def __init__(self, engine: Engine, place: str) -> None:
+        self._engine = engine
+        self._place = place
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = True) -> Registry:
+        """Open the registry database at `path`.
+
+        create: make it when it is missing; else a missing one raises RegistryError.
+        """
+        if not path.exists():
+            if not create:
+                raise RegistryError(
+                    f"there is no registry at {path}", hint="apply definitions first: featurestore apply MODULE"
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+        event.listen(engine, "connect", _begin_by_hand)
+        event.listen(engine, "begin", _begin_immediate)
+        registry = cls(engine, str(path))
+        if create:
+            with registry._transaction() as connection:
+                _TABLES.create_all(connection)
+        return registry
+
+    def plan(self, resolved: ResolvedDefinitions) -> Plan:
+        """What applying these definitions would change. Nothing is written."""
+        with self._transaction() as connection:
+            return _plan(_read(connection), resolved)
+
+    def apply(self, plan: Plan) -> None:
+        """Write a plan, all or nothing. Raises RegistryError when the registry changed since the plan was made."""
+        with self._transaction() as connection:
+            stored = _read(connection)
+            for change in plan.changes:
+                if change.action == "absent":
+                    continue
+                spec = plan.specs[(change.kind, change.name)]
+                row = stored.get((change.kind, change.name))
+                if (row is None) != (change.action == "add"):
+                    raise RegistryError(f"{change.kind} '{change.name}' changed since the plan was made", hint="plan again")
+                version = change.new_version or (row[1] if row else 1)
+                values = {
+                    "spec": msgspec.json.encode(spec, order="sorted").decode(),
+                    "version": version,
+                    "applied_at": datetime.now(timezone.utc),
+                    "applied_by": getpass.getuser(),
+                }
+                if row is None:
+                    connection.execute(insert_into(_DEFINITIONS).values(kind=change.kind, name=change.name, **values))
+                else:
+                    connection.execute(update(_DEFINITIONS).where(_DEFINITIONS.c.id == row[0]).values(**values))
+
+    def views(self) -> list[RegisteredView]:
+        """All deployed views, by name."""
+        query = select(_DEFINITIONS).where(_DEFINITIONS.c.kind == "view").order_by(_DEFINITIONS.c.name)
+        with self._transaction() as connection:
+            rows = connection.execute(query).all()
+        return [
+            RegisteredView(
+                row.id,
+                row.version,
+                msgspec.json.decode(row.spec, type=ViewSpec),
+                row.applied_at.replace(tzinfo=timezone.utc),
+                row.applied_by,
+            )
+            for row in rows
+        ]
+
+    def view(self, name: str) -> RegisteredView:
+        """One deployed view. Raises UnknownViewError, naming the nearest."""
+        views = {view.spec.name: view for view in self.views()}
+        if name not in views:
+            near = get_close_matches(name, views, n=3)
+            raise UnknownViewError(
+                f"there is no view '{name}'", hint=f"did you mean {', '.join(near)}?" if near else "see featurestore status"
+            )
+        return views[name]
+
+    def source(self, name: str) -> SourceSpec:
+        """One deployed source. Raises RegistryError when there is none of that name."""
+        query = select(_DEFINITIONS.c.spec).where(_DEFINITIONS.c.kind == "source", _DEFINITIONS.c.name == name)
+        with self._transaction() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise RegistryError(f"there is no source '{name}' in {self._place}", hint="apply its module")
+        return msgspec.json.decode(row.spec, type=SourceSpec)
+
+    def close(self) -> None:
+        """Release the database."""
+        self._engine.dispose()
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._engine, self._place)
+
+
+class _Transaction:
+    def __init__(self, engine: Engine, place: str) -> None:
+        self._context = engine.begin()
+        self._place = place
+
+    def __enter__(self) -> Connection:
+        try:
+            return self._context.__enter__()
+        except SQLAlchemyError as error:
+            raise self._told(error) from error
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._context.__exit__(kind, error, trace)
+        if isinstance(error, SQLAlchemyError):
+            raise self._told(error) from error
+
+    def _told(self, error: SQLAlchemyError) -> RegistryError:
+        cause = getattr(error, "orig", None) or error
+        return RegistryError(f"registry {self._place}: {cause}", hint="is the file a registry, and can it be written?")
+
+
+def _begin_by_hand(connection: Any, record: Any) -> None:
+    # The driver would begin transactions by itself, and too late to serialise writers.
+    connection.isolation_level = None
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _read(connection: Connection) -> dict[tuple[str, str], tuple[int, int, Spec]]:
+    return {
+        (row.kind, row.name): (row.id, row.version, msgspec.json.decode(row.spec, type=_TYPES[row.kind]))
+        for row in connection.execute(select(_DEFINITIONS))
+    }
+
+
+def _plan(stored: Mapping[tuple[str, str], tuple[int, int, Spec]], resolved: ResolvedDefinitions) -> Plan:
+    entities = {entity.name: entity for view in resolved.views.values() for entity in view.entities}
+    wanted: dict[tuple[Kind, str], Spec] = {
+        **{("entity", name): spec for name, spec in sorted(entities.items())},
+        **{("source", name): spec for name, spec in sorted(resolved.sources.items())},
+        **{("view", name): spec for name, spec in sorted(resolved.views.items())},
+    }
+    changes: list[Change] = []
+    specs: dict[tuple[Kind, str], Spec] = {}
+    for (kind, name), spec in wanted.items():
+        row = stored.get((kind, name))
+        if row is None:
+            changes.append(Change("add", kind, name, (), 1 if kind == "view" else None))
+        elif row[2] != spec:
+            version = None
+            if kind == "view":
+                version = row[1] + 1 if needs_new_version(row[2], spec) else row[1]
+            changes.append(Change("change", kind, name, field_changes(row[2], spec), version))
+        else:
+            continue
+        specs[(kind, name)] = spec
+    changes.extend(
+        Change("absent", "view", name) for kind, name in sorted(stored) if kind == "view" and ("view", name) not in wanted
+    )
+    return Plan(tuple(changes), specs)
