@@ -1,4 +1,4 @@
-"""The value of an aggregate over a list of events, straight from its definition, exact wherever Python can be."""
+"""The value of an aggregate over a list of events, from its definition, exact wherever Python can be."""
 
 from __future__ import annotations
 
