@@ -1,6 +1,5 @@
 """Options and arguments that several commands share, and the settings they give."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,14 +27,6 @@ BootstrapServers = Annotated[
         show_default=False,
     ),
 ]
-
-
-def working_directory() -> Path:
-    """The project's folder. Modules in it can be imported, as with `python -m`."""
-    directory = Path.cwd()
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
-    return directory
 
 
 def load_settings(**overrides: object) -> "Settings":

@@ -1,0 +1,28 @@
+"""`featurestore apply`: writes definitions to the registry."""
+
+from featurestore.cli.options import DataDir, Json, Modules, load_settings
+from featurestore.cli.output import print_json, print_line
+from featurestore.cli.plan import plan_document, registry_path, resolve_modules
+
+EXAMPLES = "Example: [bold]featurestore apply pipelines.transactions[/bold]"
+
+
+def apply(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None:
+    """Write definitions to the registry, all or nothing, and show what changed.
+
+    The same again changes nothing; what is deployed but not in these modules is left as it is.
+    """
+    from featurestore.registry import Registry
+
+    settings = load_settings(store__data_dir=data_dir)
+    resolved = resolve_modules(modules)
+    registry = Registry.open(registry_path(settings))
+    try:
+        planned = registry.plan(resolved)
+        registry.apply(planned)
+    finally:
+        registry.close()
+    if json:
+        print_json(plan_document(planned))
+    else:
+        print_line(planned.render())

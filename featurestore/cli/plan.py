@@ -1,0 +1,54 @@
+"""`featurestore plan`: what `apply` would change in the registry."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featurestore.cli.options import DataDir, Json, Modules, load_settings
+from featurestore.cli.output import print_json, print_line
+
+if TYPE_CHECKING:
+    from featurestore.config import Settings
+    from featurestore.definitions.resolve import ResolvedDefinitions
+    from featurestore.registry import Plan
+
+EXAMPLES = "Example: [bold]featurestore plan pipelines.transactions[/bold]"
+
+
+def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None:
+    """Check definitions and show what apply would change in the registry. Writes nothing."""
+    from featurestore.registry import Registry
+
+    settings = load_settings(store__data_dir=data_dir)
+    resolved = resolve_modules(modules)
+    path = registry_path(settings)
+    with tempfile.TemporaryDirectory(prefix="featurestore-plan-") as empty:
+        # Where there is no registry yet, an empty one elsewhere stands for it: a plan writes nothing.
+        registry = Registry.open(path if path.exists() else Path(empty) / path.name)
+        try:
+            planned = registry.plan(resolved)
+        finally:
+            registry.close()
+    if json:
+        print_json(plan_document(planned))
+    else:
+        print_line(planned.render())
+
+
+def resolve_modules(modules: list[str]) -> "ResolvedDefinitions":
+    """The definitions of modules in the working directory, checked against their schemas."""
+    from featurestore.definitions.discover import load_definitions
+    from featurestore.definitions.resolve import resolve_all
+
+    directory = Path.cwd()
+    return resolve_all(load_definitions(modules, directory), directory)
+
+
+def registry_path(settings: "Settings") -> Path:
+    """The registry's database."""
+    return settings.store.data_dir / "registry" / "registry.db"
+
+
+def plan_document(planned: "Plan") -> dict[str, object]:
+    """A plan for programs."""
+    return {"has_changes": planned.has_changes, "changes": planned.changes}
