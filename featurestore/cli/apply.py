@@ -14,7 +14,7 @@ def apply(modules: Modules, data_dir: DataDir = None, json: Json = False) -> Non
     """
     from featurestore.registry import Registry
 
-    settings = load_settings(store__data_dir=data_dir)
+    settings = load_settings(data_dir)
     resolved = resolve_modules(modules)
     registry = Registry.open(registry_path(settings))
     try:

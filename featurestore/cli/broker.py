@@ -18,7 +18,7 @@ def broker(data_dir: DataDir = None, json: Json = False) -> None:
     """
     from featurestore.sources.embedded import EmbeddedBroker
 
-    settings = load_settings(store__data_dir=data_dir)
+    settings = load_settings(data_dir)
     stopped = threading.Event()
 
     def stop(signum: int, frame: FrameType | None) -> None:

@@ -29,8 +29,15 @@ BootstrapServers = Annotated[
 ]
 
 
-def load_settings(**overrides: object) -> "Settings":
-    """Settings of the working directory; overrides as `store__data_dir=…`, None: the option was not given."""
+def load_settings(data_dir: Path | None = None, **overrides: object) -> "Settings":
+    """Settings of the working directory, with what options say on top.
+
+    overrides: as `kafka__bootstrap_servers="…"`; None when the option was not given.
+    """
     from featurestore.config import Settings
 
-    return Settings.load(Path.cwd(), {key.replace("__", "."): value for key, value in overrides.items()})
+    options = {
+        "store.data_dir": data_dir,
+        **{key.replace("__", "."): value for key, value in overrides.items()},
+    }
+    return Settings.load(Path.cwd(), options)

@@ -19,7 +19,7 @@ def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None
     """Check definitions and show what apply would change in the registry. Writes nothing."""
     from featurestore.registry import Registry
 
-    settings = load_settings(store__data_dir=data_dir)
+    settings = load_settings(data_dir)
     resolved = resolve_modules(modules)
     path = registry_path(settings)
     with tempfile.TemporaryDirectory(prefix="featurestore-plan-") as empty:

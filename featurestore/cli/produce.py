@@ -28,7 +28,7 @@ def produce(
     from featurestore.sources import embedded
     from featurestore.sources import produce as sending
 
-    settings = load_settings(store__data_dir=data_dir, kafka__bootstrap_servers=bootstrap_servers)
+    settings = load_settings(data_dir, kafka__bootstrap_servers=bootstrap_servers)
     # Told at once when no embedded broker runs: a file is sent now or not at all.
     servers = embedded.resolve_bootstrap(
         settings.kafka.bootstrap_servers, settings.store.data_dir, stop=lambda: True
