@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 
-from featurestore.compile.view import CompiledView
+from featurestore.compile.view import CompiledView, compile_view
 from featurestore.definitions.specs import JoinKeySpec
 from featurestore.errors import MalformedRequestError, UnknownFeatureError, UnknownViewError
+from featurestore.registry import Registry
 from featurestore.serving.protocol import FeatureNameCollisionError
 
 _PLANS_KEPT = 1024
@@ -99,6 +101,21 @@ class Catalog:
                 hint=_nearest(feature, list(view.features)),
             )
         return view, feature
+
+
+def load_catalog(registry_path: Path) -> Catalog:
+    """Compile the applied views. Raises RegistryError."""
+    registry = Registry.open(registry_path, create=False)
+    try:
+        views = {
+            view.spec.name: compile_view(
+                view.spec, registry.source(view.spec.source), view_id=view.view_id, version=view.version
+            )
+            for view in registry.views()
+        }
+    finally:
+        registry.close()
+    return Catalog(views)
 
 
 def _refuse_collisions(

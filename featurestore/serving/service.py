@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from featurestore.batches import NO_TIME
 from featurestore.compile.keys import encode_entities
-from featurestore.compile.view import CompiledView, compile_view
+from featurestore.compile.view import CompiledView
 from featurestore.definitions.specs import JoinKeySpec
 from featurestore.errors import FeatureStoreError, MalformedRequestError, ServerUnavailableError
 from featurestore.online.reader import OnlineReader, ViewRead
-from featurestore.registry import Registry
-from featurestore.serving.catalog import Catalog, PlanPart, ReadPlan
+from featurestore.serving.catalog import Catalog, PlanPart, ReadPlan, load_catalog
 from featurestore.serving.protocol import (
     LATEST,
     NO_TIMESTAMP,
@@ -69,6 +68,7 @@ class FeatureService:
 
     Answers what it saw at the last `refresh`; `answer` may run in any thread beside it. clock: "wall" reads
     as of now, "event" as of the newest event of the view's source. observe: told of every view read.
+    load: reads the registry.
     """
 
     def __init__(
@@ -78,11 +78,13 @@ class FeatureService:
         clock: Clock = "wall",
         now_us: Callable[[], int] = wall_now_us,
         observe: Callable[[ReadObserved], None] | None = None,
+        load: Callable[[Path], Catalog] = load_catalog,
     ) -> None:
         self._registry_path = data_dir / "registry" / "registry.db"
         self._clock = clock
         self._now_us = now_us
         self._observe = observe
+        self._load = load
         self._readers = SourceReaders(data_dir)
         self._catalog = Catalog({})
         self._registry_seen: object = None
@@ -193,7 +195,7 @@ class FeatureService:
             self._catalog, self._problem = Catalog({}), f"there is no registry at {self._registry_path}"
         else:
             try:
-                catalog = load_catalog(self._registry_path)
+                catalog = self._load(self._registry_path)
             except FeatureStoreError as error:
                 self._problem = error.message
                 raise
@@ -201,21 +203,6 @@ class FeatureService:
             if catalog != self._catalog:
                 self._catalog = catalog
         self._registry_seen = seen
-
-
-def load_catalog(registry_path: Path) -> Catalog:
-    """Compile the applied views. Raises RegistryError."""
-    registry = Registry.open(registry_path, create=False)
-    try:
-        views = {
-            view.spec.name: compile_view(
-                view.spec, registry.source(view.spec.source), view_id=view.view_id, version=view.version
-            )
-            for view in registry.views()
-        }
-    finally:
-        registry.close()
-    return Catalog(views)
 
 
 def _file_state(path: Path) -> object:

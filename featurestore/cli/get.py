@@ -1,0 +1,166 @@
+"""`featurestore get`: one read from the shell."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from featurestore.cli.options import DataDir, Json, load_settings
+from featurestore.cli.output import print_json, print_table
+from featurestore.errors import MalformedRequestError
+
+if TYPE_CHECKING:
+    from featurestore.config import Settings
+    from featurestore.serving import OnlineResponse
+
+EXAMPLES = (
+    "Examples: [bold]featurestore get card_activity:count_10m card_activity:count_1h -e card_id=c1[/bold]   "
+    "[bold]featurestore get card_activity:count_10m -e card_id=c1 -e card_id=c2 --as-of latest --json[/bold]"
+)
+
+
+def get(
+    features: Annotated[
+        list[str], typer.Argument(metavar="VIEW:FEATURE…", help="What to read.", show_default=False)
+    ],
+    entities: Annotated[
+        list[str],
+        typer.Option(
+            "--entity",
+            "-e",
+            metavar="KEY=VALUE",
+            help="A join key's value; again for another key, or for the next entity.",
+            show_default=False,
+        ),
+    ],
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME|latest",
+            help='An ISO 8601 instant with a zone, or "latest": just after the newest event.',
+            show_default=False,
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Ask this server instead of reading the local store.", show_default=False),
+    ] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Read features of one or more entities.
+
+    Reads the online store in \\[store] data_dir, whether a worker is running or not; values of -e take the
+    join key's type. With --url a server is asked, and an integer key is written KEY:=5. With --json the
+    answer is the document that the server sends.
+    """
+    asked = parse_entities(entities)
+    response = (
+        _read_locally(load_settings(store__data_dir=data_dir), features, asked, as_of)
+        if url is None
+        else _ask(url, features, asked, as_of)
+    )
+    if json:
+        print_json(response)
+        return
+    key_count = len(response.metadata.feature_names) - len(features)
+    keys, columns = response.results[:key_count], response.results[key_count:]
+    rows: list[list[object]] = []
+    for entity in range(len(keys[0].values)):
+        for reference, column in zip(features, columns):
+            values = [key.values[entity] for key in keys]
+            status = column.statuses[entity]
+            time = "" if status == "NOT_FOUND" else column.event_timestamps[entity]
+            rows.append([*values, reference, column.values[entity], status, time])
+    print_table(
+        [*response.metadata.feature_names[:key_count], "feature", "value", "status", "newest event"], rows
+    )
+
+
+def parse_entities(pairs: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns from KEY=VALUE (text) and KEY:=VALUE (JSON) pairs, in their order.
+
+    Raises MalformedRequestError for a pair without "=" or with a value that is not JSON.
+    """
+    columns: dict[str, list[Any]] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise MalformedRequestError(f"-e {pair!r} is not KEY=VALUE", hint="write it like -e card_id=c1")
+        if not name.endswith(":"):
+            columns.setdefault(name, []).append(value)
+            continue
+        try:
+            columns.setdefault(name[:-1], []).append(msgspec.json.decode(value))
+        except msgspec.DecodeError as error:
+            raise MalformedRequestError(
+                f"-e {pair!r}: {value!r} is not JSON",
+                hint="write it like -e account:=5; a text like -e card_id=c1",
+            ) from error
+    return columns
+
+
+def typed_entities(columns: Mapping[str, Sequence[Any]], dtypes: Mapping[str, str]) -> dict[str, list[Any]]:
+    """The columns with text turned into the join keys' types ("Int64", "Boolean").
+
+    Raises MalformedRequestError when a text is no value of its key's type.
+    """
+    return {
+        name: [_typed(name, value, dtypes.get(name)) for value in values] for name, values in columns.items()
+    }
+
+
+def _typed(name: str, value: object, dtype: str | None) -> object:
+    if not isinstance(value, str):
+        return value
+    if dtype == "Int64":
+        try:
+            return int(value)
+        except ValueError:
+            raise MalformedRequestError(f"-e {name}={value}: '{name}' is an integer") from None
+    if dtype == "Boolean":
+        if value not in ("true", "false"):
+            raise MalformedRequestError(f"-e {name}={value}: '{name}' is true or false")
+        return value == "true"
+    return value
+
+
+def _read_locally(
+    settings: "Settings", features: list[str], entities: dict[str, list[Any]], as_of: str | None
+) -> "OnlineResponse":
+    from featurestore.serving import FeatureService, OnlineRequest
+
+    service = FeatureService(settings.store.data_dir, clock=settings.serving.clock)
+    try:
+        service.refresh(check=True)
+        dtypes = {key.name: key.dtype for key in service.join_keys(features)}
+        return service.answer(
+            OnlineRequest(features=features, entities=typed_entities(entities, dtypes), as_of=as_of)
+        )
+    finally:
+        service.close()
+
+
+def _ask(
+    url: str, features: list[str], entities: dict[str, list[Any]], as_of: str | None
+) -> "OnlineResponse":
+    from featurestore.client import FeatureStoreClient
+    from featurestore.serving.protocol import OnlineResponse, ResponseMetadata, ResultColumn
+
+    with FeatureStoreClient(url) as client:
+        answer = client.get_online_features(features, entities, as_of=as_of)
+    columns = answer.to_dict()
+    return OnlineResponse(
+        ResponseMetadata(answer.names),
+        [
+            ResultColumn(_on_the_wire(columns[name]), answer.statuses[name], answer.event_timestamps[name])
+            for name in answer.names
+        ],
+    )
+
+
+def _on_the_wire(values: list[Any]) -> list[Any]:
+    from featurestore.serving.protocol import wire_floats
+
+    return wire_floats(values) if any(isinstance(value, float) for value in values) else values
