@@ -1,0 +1,1 @@
+"""What an author writes: entities, sources, views, aggregates, windows; checked, and resolved to plain specs."""
