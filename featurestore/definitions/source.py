@@ -1,0 +1,55 @@
+"""Sources: a Kafka topic, how its values are read, and its rules of time."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from featurestore.definitions.entity import check_name
+from featurestore.definitions.windows import Duration, duration_us
+from featurestore.errors import DefinitionError
+
+FORMATS = ("json", "avro", "avro-confluent")
+MAX_FUTURE = "1m"
+
+
+@dataclass(frozen=True)
+class KafkaSource:
+    """A Kafka topic as a source of events.
+
+    schema: path of an Avro (.avsc) or JSON Schema (.json) file. format: how values are on the wire: json, avro,
+    avro-confluent. event_time: the column that says when it happened. max_out_of_orderness: how far an event may come
+    behind the newest of its partition and be on time; allowed_lateness: how much further it still counts, as a
+    correction; idle_timeout: how long a partition may be silent before it no longer holds the watermark back;
+    max_future: how far beyond its arrival an event time is believed. Raises DefinitionError when built wrongly.
+    """
+
+    name: str
+    topic: str
+    schema: str
+    event_time: str
+    format: str = "json"
+    max_out_of_orderness: Duration = "0s"
+    allowed_lateness: Duration = "0s"
+    idle_timeout: Duration = "30s"
+    max_future: Duration = MAX_FUTURE
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        what = f"source '{self.name}'"
+        check_name(self.name, "source")
+        for field in ("topic", "schema", "event_time"):
+            if not getattr(self, field) or not isinstance(getattr(self, field), str):
+                raise DefinitionError(f"{what}: {field} is {getattr(self, field)!r}", hint=f"give its {field} as text")
+        if self.format not in FORMATS:
+            raise DefinitionError(f"{what}: unknown format {self.format!r}", hint=f"one of {', '.join(FORMATS)}")
+        duration_us(self.idle_timeout, f"{what}: idle_timeout")
+        tolerated = duration_us(self.max_out_of_orderness, f"{what}: max_out_of_orderness", positive=False)
+        tolerated += duration_us(self.allowed_lateness, f"{what}: allowed_lateness", positive=False)
+        future = duration_us(self.max_future, f"{what}: max_future", positive=False)
+        if self.max_future != MAX_FUTURE and future > tolerated:
+            warnings.warn(
+                f"{what}: max_future {self.max_future} exceeds max_out_of_orderness plus allowed_lateness: one event from "
+                "the future makes events that are on time too late",
+                stacklevel=3,
+            )
