@@ -1,0 +1,41 @@
+"""The offline store: Parquet layout, the event archive, snapshots, atomic files.
+
+pyarrow.parquet stays in this room. The archive is a function of the log; snapshots come through the shards'
+outboxes.
+"""
+
+from featurestore.offline.archive import ArchiveEnd, SourceArchive, read_ends
+from featurestore.offline.read import (
+    ArchiveCounts,
+    archive_counts,
+    read_dead_letters,
+    read_events,
+    read_late,
+    read_snapshots,
+)
+from featurestore.offline.snapshots import (
+    OutboxEntry,
+    SnapshotDataset,
+    SnapshotWriter,
+    WrittenEntries,
+    finish_recovery,
+    recover,
+)
+
+__all__ = [
+    "ArchiveCounts",
+    "ArchiveEnd",
+    "OutboxEntry",
+    "SnapshotDataset",
+    "SnapshotWriter",
+    "SourceArchive",
+    "WrittenEntries",
+    "archive_counts",
+    "finish_recovery",
+    "read_dead_letters",
+    "read_ends",
+    "read_events",
+    "read_late",
+    "read_snapshots",
+    "recover",
+]

@@ -1,0 +1,85 @@
+"""Where files of the offline store lie, as paths and names; nothing here touches the disk.
+
+    events/<source>/topic_generation=<generation>/topic_partition=<p>/<first offset>.parquet
+    late/<source>/…, dead_letter/<source>/…     likewise
+    features/<view>/v<version>/<window>/<writer>-<sequence>.parquet
+
+The folder names are hive partitions that DuckDB, Spark and pandas understand; they are called `topic_…` so
+that they can't hide a column of an event, and don't begin with "_", which pyarrow and Spark skip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+Kind = Literal["events", "late", "dead_letter"]
+
+EVENTS: Kind = "events"
+LATE: Kind = "late"
+DEAD_LETTER: Kind = "dead_letter"
+
+SUFFIX = ".parquet"
+TEMPORARY_SUFFIX = ".tmp"
+
+_GENERATION = "topic_generation="
+_PARTITION = "topic_partition="
+_OFFSET_DIGITS = 20
+
+
+@dataclass(frozen=True)
+class SnapshotDataset:
+    """One window of one view version: a folder. window: "tumbling_1m", "hopping_10m_1m", "sliding"."""
+
+    view: str
+    version: int
+    window: str
+
+
+def source_dir(root: Path, kind: Kind, source: str) -> Path:
+    """Everything of one kind of one source."""
+    return root / kind / source
+
+
+def generation_dir(root: Path, kind: Kind, source: str, generation: str) -> Path:
+    """Files of one generation of the topic; offsets mean the same only within one."""
+    return source_dir(root, kind, source) / f"{_GENERATION}{quote(generation, safe='')}"
+
+
+def partition_dir(root: Path, kind: Kind, source: str, generation: str, partition: int) -> Path:
+    """Files of one partition: written by one process at a time."""
+    return generation_dir(root, kind, source, generation) / f"{_PARTITION}{partition}"
+
+
+def partition_of(folder: Path) -> int | None:
+    """The partition of a partition folder, None for any other folder."""
+    number = folder.name.removeprefix(_PARTITION)
+    return int(number) if number != folder.name and number.isdigit() else None
+
+
+def segment_name(start: int) -> str:
+    """Name of the file of the segment that begins at offset `start`; names sort as offsets do."""
+    return f"{start:0{_OFFSET_DIGITS}d}{SUFFIX}"
+
+
+def segment_start(path: Path) -> int | None:
+    """First offset of a segment's file, None for any other file."""
+    stem = path.name.removesuffix(SUFFIX)
+    return int(stem) if len(stem) == _OFFSET_DIGITS and stem != path.name and stem.isdigit() else None
+
+
+def temporary_path(path: Path) -> Path:
+    """Name under which `path` is written before it is renamed: hidden, and matched by no glob for Parquet."""
+    return path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+
+
+def snapshot_dir(root: Path, dataset: SnapshotDataset) -> Path:
+    """Folder of a snapshot dataset."""
+    return root / "features" / dataset.view / f"v{dataset.version}" / dataset.window
+
+
+def snapshot_name(writer_id: str, sequence: int) -> str:
+    """Name of the snapshot file that a writer's write number `sequence` makes in each dataset."""
+    return f"{writer_id}-{sequence:08d}{SUFFIX}"

@@ -1,0 +1,115 @@
+"""What lies in the offline store, as frames and counts: for the command line, tests and a first look.
+
+Nothing here is needed to read it: the files are plain Parquet for every tool.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from featurestore.batches import OFFSET
+from featurestore.offline import layout
+from featurestore.offline.layout import DEAD_LETTER, EVENTS, LATE, Kind, SnapshotDataset
+from featurestore.offline.partition_archive import newest_segment, read_segment_footer, segment_files
+from featurestore.offline.snapshots import WINDOW_END
+from featurestore.offline.tables import read_column, read_footer, read_frame, read_largest
+
+
+@dataclass(frozen=True)
+class ArchiveCounts:
+    """Messages in a source's archive by verdict, dead letters by reason; what was read up to its ends."""
+
+    accepted: int = 0
+    late: int = 0
+    dead_letters: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def read(self) -> int:
+        """All messages."""
+        return self.accepted + self.late + sum(self.dead_letters.values())
+
+
+def read_events(root: Path, source: str) -> pl.DataFrame:
+    """Accepted events of all generations, files in order; an empty frame when there is no file."""
+    return _read_all(_kind_files(root, EVENTS, source))
+
+
+def read_late(root: Path, source: str) -> pl.DataFrame:
+    """Too-late events, as `read_events`."""
+    return _read_all(_kind_files(root, LATE, source))
+
+
+def read_dead_letters(root: Path, source: str) -> pl.DataFrame:
+    """Dead letters, as `read_events`."""
+    return _read_all(_kind_files(root, DEAD_LETTER, source))
+
+
+def read_snapshots(
+    root: Path, view: str, version: int, window: str, join_keys: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Rows of a snapshot dataset; an empty frame without columns when there is none.
+
+    join_keys: the view's; with them only the valid row of each key and window, the one of the highest
+    revision.
+    """
+    folder = layout.snapshot_dir(root, SnapshotDataset(view, version, window))
+    rows = _read_all(sorted(folder.glob(f"*{layout.SUFFIX}")))
+    if join_keys is None or rows.is_empty():
+        return rows
+    return (
+        rows.sort("revision")
+        .unique([*join_keys, WINDOW_END], keep="last", maintain_order=True)
+        .sort(WINDOW_END, *join_keys)
+    )
+
+
+def archive_counts(root: Path, source: str) -> ArchiveCounts:
+    """Count the archive by verdict, mostly from footers. Right beside a running archive and after a crash:
+    late events and dead letters past a partition's end are not counted before its events are.
+
+    Raises StoreFormatError when a file is damaged.
+    """
+    counts: Counter[Kind] = Counter()
+    reasons: Counter[str] = Counter()
+    for events in _partition_dirs(root, EVENTS, source):
+        newest = newest_segment(events)
+        if newest is None:
+            continue
+        end = read_segment_footer(newest).end
+        counts[EVENTS] += sum(read_footer(path)[0] for _, path in segment_files(events))
+        inside = events.relative_to(layout.source_dir(root, EVENTS, source))
+        for _, path in segment_files(layout.source_dir(root, LATE, source) / inside):
+            counts[LATE] += _rows_below(path, end)
+        for _, path in segment_files(layout.source_dir(root, DEAD_LETTER, source) / inside):
+            found = read_column(path, "reason").head(_rows_below(path, end))
+            reasons.update(dict(found.value_counts().iter_rows()))
+    return ArchiveCounts(counts[EVENTS], counts[LATE], dict(sorted(reasons.items())))
+
+
+def _rows_below(path: Path, end: int) -> int:
+    last = read_largest(path, OFFSET)
+    if last is None or last < end:
+        return read_footer(path)[0]
+    return int((read_column(path, OFFSET) < end).sum())
+
+
+def _partition_dirs(root: Path, kind: Kind, source: str) -> Iterator[Path]:
+    for folder in sorted(layout.source_dir(root, kind, source).glob("*/*")):
+        if layout.partition_of(folder) is not None:
+            yield folder
+
+
+def _kind_files(root: Path, kind: Kind, source: str) -> list[Path]:
+    return [path for folder in _partition_dirs(root, kind, source) for _, path in segment_files(folder)]
+
+
+def _read_all(files: list[Path]) -> pl.DataFrame:
+    # Columns that came or went with a schema change are null where they are missing.
+    return (
+        pl.concat([read_frame(path) for path in files], how="diagonal_relaxed") if files else pl.DataFrame()
+    )
