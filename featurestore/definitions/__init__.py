@@ -1,1 +1,1 @@
-"""What an author writes: entities, sources, views, aggregates, windows; checked, and resolved to plain specs."""
+"""What an author writes: entities, sources, views, aggregates and windows, with their checks and fingerprints."""

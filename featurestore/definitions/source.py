@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 
-from featurestore.definitions.entity import check_name
-from featurestore.definitions.windows import Duration, duration_us
+from featurestore.definitions.names import check_identifier, duration_us
 from featurestore.errors import DefinitionError
 
 FORMATS = ("json", "avro", "avro-confluent")
@@ -29,24 +29,24 @@ class KafkaSource:
     schema: str
     event_time: str
     format: str = "json"
-    max_out_of_orderness: Duration = "0s"
-    allowed_lateness: Duration = "0s"
-    idle_timeout: Duration = "30s"
-    max_future: Duration = MAX_FUTURE
+    max_out_of_orderness: str | timedelta = "0s"
+    allowed_lateness: str | timedelta = "0s"
+    idle_timeout: str | timedelta = "30s"
+    max_future: str | timedelta = MAX_FUTURE
     description: str = ""
 
     def __post_init__(self) -> None:
         what = f"source '{self.name}'"
-        check_name(self.name, "source")
+        check_identifier(self.name, "source")
         for field in ("topic", "schema", "event_time"):
             if not getattr(self, field) or not isinstance(getattr(self, field), str):
                 raise DefinitionError(f"{what}: {field} is {getattr(self, field)!r}", hint=f"give its {field} as text")
         if self.format not in FORMATS:
             raise DefinitionError(f"{what}: unknown format {self.format!r}", hint=f"one of {', '.join(FORMATS)}")
-        duration_us(self.idle_timeout, f"{what}: idle_timeout")
-        tolerated = duration_us(self.max_out_of_orderness, f"{what}: max_out_of_orderness", positive=False)
-        tolerated += duration_us(self.allowed_lateness, f"{what}: allowed_lateness", positive=False)
-        future = duration_us(self.max_future, f"{what}: max_future", positive=False)
+        duration_us(self.idle_timeout, f"{what}: idle_timeout", positive=True)
+        tolerated = duration_us(self.max_out_of_orderness, f"{what}: max_out_of_orderness")
+        tolerated += duration_us(self.allowed_lateness, f"{what}: allowed_lateness")
+        future = duration_us(self.max_future, f"{what}: max_future")
         if self.max_future != MAX_FUTURE and future > tolerated:
             warnings.warn(
                 f"{what}: max_future {self.max_future} exceeds max_out_of_orderness plus allowed_lateness: one event from "

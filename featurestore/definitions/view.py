@@ -5,25 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import polars as pl
 
 from featurestore.definitions.agg import Aggregation
-from featurestore.definitions.entity import Entity, check_name
+from featurestore.definitions.entity import Entity
 from featurestore.definitions.expressions import check_elementwise
+from featurestore.definitions.names import check_identifier, check_not_reserved, duration_us
 from featurestore.definitions.source import KafkaSource
-from featurestore.definitions.specs import WindowSpec
-from featurestore.definitions.windows import Duration, duration_us
+from featurestore.definitions.windows import check_window
 from featurestore.durations import format_duration
 from featurestore.errors import DefinitionError
-
-RESERVED = frozenset(
-    {
-        *("window_start", "window_end", "revision", "created_timestamp", "event_timestamp"),
-        *("_partition", "_offset", "_key", "_partition_watermark", "event_time", "arrival_time"),
-    }
-)
-
 
 @dataclass(frozen=True, eq=False)
 class StreamFeatureView:
@@ -41,15 +34,15 @@ class StreamFeatureView:
     features: Sequence[Aggregation]
     where: pl.Expr | None = None
     derive: Mapping[str, pl.Expr] = field(default_factory=dict)
-    ttl: Duration | None = None
-    snapshot_every: Duration = "1m"
+    ttl: str | timedelta | None = None
+    snapshot_every: str | timedelta = "1m"
     start: str = "earliest"
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_name(self.name, "view")
+        check_identifier(self.name, "view")
         what = f"view '{self.name}'"
         if not isinstance(self.source, KafkaSource):
             raise DefinitionError(f"{what}: source is {self.source!r}", hint="give a KafkaSource")
@@ -60,7 +53,7 @@ class StreamFeatureView:
                 f"{what}: features must be a list of aggregates and not be empty", hint='features=[agg.count(over="1h")]'
             )
         keys = [key for entity in self.entities for key in entity.join_keys]
-        names = [name for feature in self.features for name in feature.feature_names()]
+        names = [name for feature in self.features for name, _ in feature.features()]
         for name, number in Counter(keys).items():
             if number > 1:
                 raise DefinitionError(f"{what}: join key '{name}' comes from two entities", hint="join keys must differ")
@@ -69,32 +62,31 @@ class StreamFeatureView:
                 raise DefinitionError(
                     f"{what}: feature '{name}' is defined {number} times", hint="rename one with .alias(...)"
                 )
-            check_name(name, f"{what}, feature")
-            if name in RESERVED or name in keys:
-                raise DefinitionError(
-                    f"{what}: feature name '{name}' is {'a join key' if name in keys else 'reserved'}",
-                    hint="rename it with .alias(...)",
-                )
+            check_identifier(name, f"{what}, feature")
+            check_not_reserved(name, f"{what}, feature")
+            if name in keys:
+                raise DefinitionError(f"{what}: feature '{name}' has the name of a join key", hint="rename it with .alias(...)")
         self._check_expressions(what)
         self._check_windows(what)
         if self.start not in ("earliest", "latest"):
             raise DefinitionError(f"{what}: start is {self.start!r}", hint='"earliest" or "latest"')
-        duration_us(self.snapshot_every, f"{what}: snapshot_every")
+        duration_us(self.snapshot_every, f"{what}: snapshot_every", positive=True)
         if self.ttl is not None:
-            duration_us(self.ttl, f"{what}: ttl")
+            duration_us(self.ttl, f"{what}: ttl", positive=True)
 
     def _check_expressions(self, what: str) -> None:
         if self.where is not None:
             check_elementwise(self.where, f"{what}, where")
         for column, expression in (self.derive or {}).items():
-            check_name(column, f"{what}, derive")
-            if column in RESERVED:
-                raise DefinitionError(f"{what}: derived column '{column}' is reserved", hint="choose another name")
+            check_identifier(column, f"{what}, derive")
+            check_not_reserved(column, f"{what}, derive")
             check_elementwise(expression, f"{what}, derive '{column}'")
 
     def _check_windows(self, what: str) -> None:
-        windows: list[WindowSpec] = [window for feature in self.features for window in feature.windows]
-        tiles = sorted({window.tile_us for window in windows if window.tile_us})
+        windows = [pair for feature in self.features for pair in feature.features()]
+        for name, window in windows:
+            check_window(window, f"{what}, feature '{name}'")
+        tiles = sorted({window.tile_us for _, window in windows if window.tile_us})
         for finer, coarser in zip(tiles, tiles[1:], strict=False):
             if coarser % finer:
                 raise DefinitionError(

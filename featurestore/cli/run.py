@@ -1,0 +1,42 @@
+"""`featurestore run`: the workers."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featurestore.cli.options import DataDir, load_settings
+
+EXAMPLES = (
+    "Examples: [bold]featurestore run pipelines/transactions.py --apply[/bold]   "
+    "[bold]featurestore run pipelines.transactions --processes 4[/bold]   "
+    "[bold]featurestore run pipelines.transactions --until-end --close-windows[/bold]"
+)
+
+
+def run(
+    modules: Annotated[list[str], typer.Argument(metavar="MODULE…", help="Dotted module or path of a .py file.")],
+    processes: Annotated[int, typer.Option(min=1, help="Worker processes on this machine; one a core.")] = 1,
+    until_end: Annotated[bool, typer.Option(help="Stop at the topics' present ends, with everything durable.")] = False,
+    close_windows: Annotated[
+        bool, typer.Option(help="With --until-end: emit the windows that are still open, too.")
+    ] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Apply changed definitions before the run.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Read topics, keep the online and the offline store in step, until SIGTERM or Ctrl-C.
+
+    Definitions that differ from what is applied stop it and show the plan. A signal to any process drains all: what was
+    read is committed, then every process exits with 0.
+    """
+    # Before polars is imported: commits are many and small, and each process has a core.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    from featurestore.worker.run import RunOptions
+    from featurestore.worker.run import run as run_workers
+
+    if close_windows and not until_end:
+        raise typer.BadParameter("it needs --until-end", param_hint="--close-windows")
+    settings = load_settings(data_dir)
+    options = RunOptions(tuple(modules), Path.cwd(), processes, until_end, close_windows, apply)
+    run_workers(settings, options)

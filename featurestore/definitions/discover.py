@@ -1,0 +1,96 @@
+"""Find definitions: module-level objects of the pipeline modules, by importing them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from featurestore.definitions.entity import Entity
+from featurestore.definitions.source import KafkaSource
+from featurestore.definitions.view import StreamFeatureView
+from featurestore.errors import DefinitionError, FeatureStoreError
+
+Defined = TypeVar("Defined", Entity, KafkaSource, StreamFeatureView)
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """Definitions by name."""
+
+    entities: dict[str, Entity] = field(default_factory=dict)
+    sources: dict[str, KafkaSource] = field(default_factory=dict)
+    views: dict[str, StreamFeatureView] = field(default_factory=dict)
+
+
+def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
+    """Import pipeline modules and gather what they define, with the sources and entities that their views use.
+
+    modules: dotted names or paths of .py files, importable from base_dir. Raises DefinitionError when a module can't
+    be imported, defines no view, or two definitions share a name.
+    """
+    found = Definitions()
+    for name in modules:
+        module = _import(name, base_dir)
+        views = [value for value in vars(module).values() if isinstance(value, StreamFeatureView)]
+        if not views:
+            raise DefinitionError(
+                f"module {name} defines no feature view", hint="assign a StreamFeatureView to a module-level name"
+            )
+        for view in views:
+            _add(found.views, view, "view", name)
+            _add(found.sources, view.source, "source", name)
+            for entity in view.entities:
+                _add(found.entities, entity, "entity", name)
+    return found
+
+
+def _add(known: dict[str, Defined], value: Defined, kind: str, module: str) -> None:
+    other = known.setdefault(value.name, value)
+    if other is not value and (isinstance(value, StreamFeatureView) or other != value):
+        raise DefinitionError(
+            f"module {module}: {kind} '{value.name}' is defined twice, differently", hint="give each a name of its own"
+        )
+
+
+def _import(name: str, base_dir: Path) -> ModuleType:
+    dotted = name
+    if name.endswith(".py") or "/" in name:
+        path = Path(name)
+        path = path if path.is_absolute() else base_dir / path
+        if not path.exists():
+            raise DefinitionError(f"module {name} does not exist", hint=f"looked for {path}")
+        try:
+            dotted = ".".join(path.resolve().relative_to(base_dir.resolve()).with_suffix("").parts)
+        except ValueError as error:
+            raise DefinitionError(f"module {name} is outside {base_dir}", hint="run from the project's folder") from error
+    if str(base_dir) not in sys.path:
+        sys.path.insert(0, str(base_dir))
+    try:
+        return importlib.import_module(dotted)
+    except FeatureStoreError as error:
+        raise DefinitionError(f"module {name}: {error.message}", hint=error.hint) from error
+    except ModuleNotFoundError as error:
+        if error.name is not None and (dotted == error.name or dotted.startswith(f"{error.name}.")):
+            raise DefinitionError(
+                f"module {name} can't be found from {base_dir}", hint="name it like pipelines.payments or pipelines/payments.py"
+            ) from error
+        raise DefinitionError(f"module {name} imports {error.name}, which is not installed") from error
+    except Exception as error:
+        line = _line_in(error, dotted)
+        raise DefinitionError(f"module {name}{line}: {type(error).__name__}: {error}") from error
+
+
+def _line_in(error: Exception, dotted: str) -> str:
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    trace, line = error.__traceback__, ""
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == dotted:
+            line = f", line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,232 @@
+"""Check definitions against their topic's schema, and make specs of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from featurestore.definitions.agg import Aggregation
+from featurestore.definitions.discover import Definitions
+from featurestore.definitions.expressions import canonical, root_columns
+from featurestore.definitions.names import duration_us, nearest
+from featurestore.definitions.schema import load_schema
+from featurestore.definitions.source import KafkaSource
+from featurestore.definitions.specs import EntitySpec, FeatureSpec, SourceSpec, ViewSpec
+from featurestore.definitions.view import StreamFeatureView
+from featurestore.errors import DefinitionError, SchemaError
+
+DTYPES: Mapping[str, pl.DataType] = {
+    "Int64": pl.Int64(),
+    "Float64": pl.Float64(),
+    "String": pl.String(),
+    "Boolean": pl.Boolean(),
+    "Binary": pl.Binary(),
+    "Datetime": pl.Datetime("us", "UTC"),
+    "Date": pl.Date(),
+}
+NUMERIC = ("Int64", "Float64")
+INPUTS: Mapping[str, tuple[str, ...]] = {
+    "sum": (*NUMERIC, "Boolean"),
+    "mean": (*NUMERIC, "Boolean"),
+    "var": NUMERIC,
+    "stddev": NUMERIC,
+    "min": NUMERIC,
+    "max": NUMERIC,
+    "first": (*NUMERIC, "String", "Boolean"),
+    "last": (*NUMERIC, "String", "Boolean"),
+}
+
+
+@dataclass(frozen=True)
+class ResolvedDefinitions:
+    """Specs by name."""
+
+    sources: Mapping[str, SourceSpec]
+    views: Mapping[str, ViewSpec]
+
+
+def resolve_all(definitions: Definitions, base_dir: Path) -> ResolvedDefinitions:
+    """Check every source and view. base_dir: what schema paths are relative to. Raises DefinitionError."""
+    sources = {name: resolve_source(source, base_dir) for name, source in definitions.sources.items()}
+    views = {name: resolve_view(view, sources[view.source.name]) for name, view in definitions.views.items()}
+    return ResolvedDefinitions(sources, views)
+
+
+def resolve_source(source: KafkaSource, base_dir: Path) -> SourceSpec:
+    """A source with the columns of its schema file. Raises SchemaError, DefinitionError."""
+    columns = load_schema(base_dir / source.schema, source.schema)
+    what = f"source '{source.name}'"
+    by_name = {column.name: column for column in columns}
+    time = by_name.get(source.event_time)
+    if time is None:
+        raise _unknown(f"{what}: event_time", source.event_time, by_name, f"schema {source.schema}")
+    if time.dtype == "Int64":
+        # A bare integer is taken as Kafka's own timestamps are: milliseconds since the epoch.
+        time = msgspec.structs.replace(time, dtype="Datetime", unit="ms")
+        columns = tuple(time if column.name == time.name else column for column in columns)
+    if time.dtype != "Datetime":
+        raise SchemaError(
+            f"{what}: event_time column '{time.name}' is {time.dtype} in schema {source.schema}",
+            hint="use a timestamp, an integer of epoch milliseconds, or a date-time string",
+        )
+    reserved = {"_partition", "_offset", "_partition_watermark", "arrival_time"} & set(by_name)
+    if reserved or ("event_time" in by_name and source.event_time != "event_time"):
+        name = sorted(reserved)[0] if reserved else "event_time"
+        raise SchemaError(f"{what}: schema {source.schema} has a column '{name}', a name that the archive uses itself")
+    return SourceSpec(
+        name=source.name,
+        topic=source.topic,
+        schema=source.schema,
+        format=source.format,
+        event_time=source.event_time,
+        max_out_of_orderness_us=duration_us(source.max_out_of_orderness, what),
+        allowed_lateness_us=duration_us(source.allowed_lateness, what),
+        idle_timeout_us=duration_us(source.idle_timeout, what),
+        max_future_us=duration_us(source.max_future, what),
+        columns=columns,
+        description=source.description,
+    )
+
+
+def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
+    """A view checked against its source's columns. Raises DefinitionError naming view, field and mend."""
+    what = f"view '{view.name}'"
+    schema = {column.name: DTYPES[column.dtype] for column in source.columns}
+    place = f"schema {source.schema}"
+    entities = tuple(entity.spec for entity in view.entities)
+    _check_join_keys(what, entities, source)
+    derive = dict(view.derive or {})
+    for name in derive:
+        if name in schema:
+            raise DefinitionError(
+                f"{what}: derived column '{name}' has the name of a column of {place}", hint="choose another name"
+            )
+    expressions = {**{f"derive '{name}'": expr for name, expr in derive.items()}}
+    if view.where is not None:
+        expressions["where"] = view.where
+    for field, expression in expressions.items():
+        for column in root_columns(expression):
+            if column not in schema:
+                raise _unknown(f"{what}, {field}: column", column, schema, place)
+    dtypes = _collect(what, "derive", schema, derive)
+    if view.where is not None:
+        condition = _collect(what, "where", schema, {"_where": view.where})["_where"]
+        if condition != pl.Boolean:
+            raise DefinitionError(
+                f"{what}: where is {condition}, not Boolean", hint='compare, e.g. where=pl.col("status") == "approved"'
+            )
+    features = tuple(spec for feature in view.features for spec in _features(what, feature, dtypes, place))
+    return ViewSpec(
+        name=view.name,
+        source=source.name,
+        entities=entities,
+        features=features,
+        where=None if view.where is None else canonical(view.where),
+        derive=tuple((name, canonical(expression)) for name, expression in derive.items()),
+        ttl_us=0 if view.ttl is None else duration_us(view.ttl, f"{what}: ttl"),
+        snapshot_every_us=duration_us(view.snapshot_every, f"{what}: snapshot_every"),
+        start=view.start,  # type: ignore[arg-type]
+        owner=view.owner,
+        description=view.description,
+        tags=dict(view.tags or {}),
+    )
+
+
+def fingerprint(spec: ViewSpec | SourceSpec | EntitySpec) -> str:
+    """SHA-256 of what a definition computes, hexadecimal; owner, description and tags left out."""
+    fields = msgspec.to_builtins(spec)
+    for name in ("owner", "description", "tags"):
+        fields.pop(name, None)
+    return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
+
+
+def _check_join_keys(what: str, entities: Iterable[EntitySpec], source: SourceSpec) -> None:
+    columns = {column.name: column for column in source.columns}
+    for entity in entities:
+        for key in entity.join_keys:
+            if key.name not in columns:
+                raise _unknown(
+                    f"{what}: join key '{key.name}' of entity '{entity.name}': column", key.name, columns, source.schema
+                )
+            dtype = columns[key.name].dtype
+            if dtype != key.dtype:
+                raise DefinitionError(
+                    f"{what}: join key '{key.name}' of entity '{entity.name}' is {key.dtype}, but schema {source.schema} "
+                    f"declares it as {dtype}",
+                    hint=f"declare it as pl.{dtype} in the entity" if dtype in ("String", "Int64", "Boolean") else None,
+                )
+
+
+def _collect(
+    what: str, field: str, schema: Mapping[str, pl.DataType], expressions: Mapping[str, pl.Expr]
+) -> dict[str, pl.DataType]:
+    try:
+        return dict(pl.DataFrame(schema=schema).lazy().with_columns(**expressions).collect_schema())
+    except pl.exceptions.PolarsError as error:
+        raise DefinitionError(f"{what}, {field}: {error}", hint="check the types of the columns it uses") from error
+
+
+def _features(
+    what: str, aggregation: Aggregation, dtypes: Mapping[str, pl.DataType], place: str
+) -> Iterable[FeatureSpec]:
+    function, column = aggregation.function, aggregation.column
+    dtype: str | None = None
+    if column is not None:
+        names = [name for name, _ in aggregation.features()]
+        if column not in dtypes:
+            raise _unknown(f"{what}: feature '{names[0]}': column", column, dtypes, f"{place} or derive")
+        dtype = _widened(dtypes[column])
+        allowed = INPUTS.get(function)
+        if allowed is not None and dtype not in allowed:
+            verb = {"sum": "sums", "mean": "averages"}.get(function, f"takes the {function} of")
+            raise DefinitionError(
+                f"{what}: feature '{names[0]}' {verb} column '{column}', which is {dtype} ({place} or derive)",
+                hint=f'cast it in `derive`, e.g. derive={{"{column}_number": pl.col("{column}").cast(pl.Float64)}}',
+            )
+    output = _output(function, dtype)
+    for name, window in aggregation.features():
+        yield FeatureSpec(
+            name=name,
+            function=function,
+            window=window,
+            output_dtype=output,
+            column=column,
+            input_dtype=dtype,
+            default=_default(what, name, aggregation.default, output),
+        )
+
+
+def _widened(dtype: pl.DataType) -> str:
+    if dtype.is_integer():
+        return "Int64"
+    if dtype.is_float():
+        return "Float64"
+    return {"Datetime": "Datetime", "Null": "Null"}.get(str(dtype.base_type()), str(dtype.base_type()))
+
+
+def _output(function: str, dtype: str | None) -> str:
+    if function == "count" or dtype is None:
+        return "Int64"
+    if function in ("mean", "var", "stddev"):
+        return "Float64"
+    if function == "sum":
+        return "Float64" if dtype == "Float64" else "Int64"
+    return dtype
+
+
+def _default(what: str, name: str, default: object, output: str) -> int | float | str | bool | None:
+    kinds = {"Int64": int, "Float64": (int, float), "String": str, "Boolean": bool}
+    if default is None:
+        return None
+    if not isinstance(default, kinds[output]) or (isinstance(default, bool) and output != "Boolean"):  # type: ignore[arg-type]
+        raise DefinitionError(f"{what}: feature '{name}' is {output}, its default is {default!r}", hint="match its type")
+    return float(default) if output == "Float64" else default  # type: ignore[return-value, arg-type]
+
+
+def _unknown(what: str, name: str, known: Iterable[str], place: str) -> DefinitionError:
+    return DefinitionError(f"{what} '{name}' is not in {place}", hint=nearest(name, known))

@@ -1,0 +1,117 @@
+"""A topic's schema file: its columns, their dtypes, which may be null, which have defaults.
+
+Avro (.avsc): a flat record. JSON Schema (.json): an object with properties. Integers widen to Int64, floats to Float64.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featurestore.definitions.specs import ColumnSpec
+from featurestore.errors import SchemaError
+
+_AVRO = {
+    "int": "Int64",
+    "long": "Int64",
+    "float": "Float64",
+    "double": "Float64",
+    "string": "String",
+    "boolean": "Boolean",
+    "bytes": "Binary",
+    "enum": "String",
+}
+_AVRO_TIMES = {"timestamp-millis": "ms", "timestamp-micros": "us", "timestamp-nanos": "ns"}
+_JSON = {"integer": "Int64", "number": "Float64", "string": "String", "boolean": "Boolean"}
+
+
+def load_schema(path: Path, shown_as: str) -> tuple[ColumnSpec, ...]:
+    """Columns of a schema file, in its order. shown_as: the path as the author wrote it, for messages.
+
+    Raises SchemaError when the file is missing, is no schema, or uses what is not supported.
+    """
+    try:
+        raw = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise SchemaError(f"schema {shown_as} does not exist", hint=f"looked for {path}") from error
+    except (OSError, ValueError) as error:
+        raise SchemaError(f"schema {shown_as} can't be read: {error}", hint="it must be JSON text") from error
+    if not isinstance(raw, dict):
+        raise SchemaError(f"schema {shown_as} is no JSON object")
+    if raw.get("type") == "record":
+        return tuple(_avro_column(field, shown_as) for field in raw.get("fields", []))
+    if raw.get("type") == "object" and isinstance(raw.get("properties"), dict):
+        required = set(raw.get("required", []))
+        return tuple(
+            _json_column(name, body, name in required, shown_as) for name, body in raw["properties"].items()
+        )
+    raise SchemaError(
+        f"schema {shown_as} is neither an Avro record nor a JSON Schema object",
+        hint='begin with {"type": "record", "name": …, "fields": […]} or {"type": "object", "properties": {…}}',
+    )
+
+
+def _avro_column(field: Any, shown_as: str) -> ColumnSpec:
+    if not isinstance(field, Mapping) or "name" not in field or "type" not in field:
+        raise SchemaError(f"schema {shown_as}: {field!r} is no field", hint='fields look like {"name": "a", "type": "long"}')
+    name, kind = field["name"], field["type"]
+    nullable = False
+    if isinstance(kind, list):
+        options = [option for option in kind if option != "null"]
+        nullable = len(options) < len(kind)
+        if len(options) != 1:
+            raise SchemaError(
+                f"schema {shown_as}: field '{name}' is a union of {len(options)} types", hint="use one type, or null and one"
+            )
+        kind = options[0]
+    logical = kind.get("logicalType") if isinstance(kind, Mapping) else None
+    base = kind["type"] if isinstance(kind, Mapping) else kind
+    if not isinstance(base, str) or base not in _AVRO:
+        raise SchemaError(
+            f"schema {shown_as}: field '{name}' has type {json.dumps(base)}, which is not supported",
+            hint="fields are flat: int, long, float, double, string, boolean, bytes, enum, timestamps, date",
+        )
+    dtype, unit = _AVRO[base], None
+    if logical in _AVRO_TIMES:
+        dtype, unit = "Datetime", _AVRO_TIMES[logical]
+    elif logical == "date":
+        dtype = "Date"
+    elif logical is not None and logical.startswith("local-timestamp"):
+        raise SchemaError(
+            f"schema {shown_as}: field '{name}' is a {logical}, a time without a zone", hint="use timestamp-millis (UTC)"
+        )
+    return ColumnSpec(
+        name=name,
+        dtype=dtype,
+        nullable=nullable,
+        unit=unit,
+        has_default="default" in field,
+        default=field.get("default"),
+    )
+
+
+def _json_column(name: str, body: Any, required: bool, shown_as: str) -> ColumnSpec:
+    kind = body.get("type") if isinstance(body, Mapping) else None
+    options = [option for option in (kind if isinstance(kind, list) else [kind]) if option != "null"]
+    if len(options) != 1 or options[0] not in _JSON:
+        raise SchemaError(
+            f"schema {shown_as}: property '{name}' has type {json.dumps(kind)}, which is not supported",
+            hint="properties are flat: integer, number, string or boolean, each possibly with null",
+        )
+    dtype, unit = _JSON[options[0]], None
+    if dtype == "String" and body.get("format") == "date-time":
+        dtype, unit = "Datetime", "iso"
+    elif dtype == "String" and body.get("format") == "date":
+        dtype, unit = "Date", "iso"
+    nullable = isinstance(kind, list) and "null" in kind
+    return ColumnSpec(
+        name=name,
+        dtype=dtype,
+        # A property that may be left out is null then, whether or not null may be written.
+        nullable=nullable or not required,
+        unit=unit,
+        has_default="default" in body,
+        default=body.get("default"),
+    )
