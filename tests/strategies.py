@@ -1,8 +1,8 @@
 """Streams with everything that goes wrong in one, and ways to read them.
 
-A stream is a list of messages for each partition. Events look like card transactions (`COLUMNS`). `streams` and
-`cuts` are for hypothesis, which makes a failure small; `random_stream` and `random_cuts` make thousands of events
-from a seed.
+A stream is a list of messages for each partition. Events look like card transactions (`COLUMNS`).
+`streams` and `cuts` are for hypothesis, which makes a failure small; `random_stream` and `random_cuts` make
+thousands of events from a seed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PLACES = (
 
 @dataclass(frozen=True)
 class _Step:
-    """One message's choices. ahead_us: how far the partition's time goes on first; depth: 0..1 within its place."""
+    """One message's choices. ahead_us: how far time goes on first; depth: 0..1 within its place."""
 
     place: str
     ahead_us: int
@@ -145,8 +145,8 @@ def streams(
 ) -> Stream:
     """Streams of 1..partitions partitions, some of them empty, with up to `events` messages in each.
 
-    Every message may be out of order, too late, in the future, undecodable or tied with the one before, and carry nulls
-    in its key, its status and its values. gaps: offsets may be left out, as compaction and transactions do.
+    Every message may be out of order, too late, in the future, undecodable or tied with the one before, and
+    carry nulls in its key, its status and its values. gaps: offsets may be left out, as transactions do.
     """
     stream = []
     for partition in range(draw(st.integers(1, partitions))):
@@ -187,9 +187,9 @@ def random_stream(
 ) -> Stream:
     """A stream of `events` messages in all, the same for the same arguments.
 
-    step_us: mean advance of event time from message to message in a partition. trouble: share of messages that are
-    late, too late, in the future, without a time or undecodable; a fifth of the others is out of order. nulls: share
-    of nulls in each column. Keys are skewed: the first are the most frequent.
+    step_us: mean advance of event time from message to message in a partition.
+    trouble: share of messages that are late, too late, in the future, without a time or undecodable; a fifth of
+    the others is out of order. nulls: share of nulls in each column. Of the keys the first are the most frequent.
     """
     rng = random.Random(seed)
     lines = [
