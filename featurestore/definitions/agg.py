@@ -1,7 +1,7 @@
-"""Aggregates as an author writes them: `agg.count(over="10m")`, `agg.sum("amount", over=["1h", tumbling("1m")])`.
+"""Aggregates as an author writes them: `agg.count(over="10m")`, `agg.sum("amount", over=["1h", "24h"])`.
 
-over: a duration (a sliding window), a window, or a list of them; one feature a window. `default` is what a feature is
-for an entity that is not known.
+over: a duration (a sliding window), a window, or a list of them; one feature a window. default: what a feature
+is for an entity that is not known.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _aggregation(function: str, column: str | None, over: Over, default: Scalar)
         raise DefinitionError(f"{where}: default {default!r} is no number, text or truth value")
     parts = over if isinstance(over, Sequence) and not isinstance(over, str) else [over]
     if not parts:
-        raise DefinitionError(f"{where}: `over` names no window", hint="write over='10m', or a list of windows")
+        raise DefinitionError(f"{where}: `over` names no window", hint="write it like over='10m'")
     return Aggregation(function, column, tuple(_window(part, where) for part in parts), default)
 
 
@@ -115,5 +115,6 @@ def _window(over: object, where: str) -> Window:
         except DefinitionError as error:
             raise DefinitionError(f"{where}: `over`: {error.message}", hint=error.hint) from error
     raise DefinitionError(
-        f"{where}: {over!r} is no window", hint="write over='10m', tumbling('1m'), hopping('10m', '1m') or lifetime()"
+        f"{where}: {over!r} is no window",
+        hint="write over='10m', tumbling('1m'), hopping('10m', '1m') or lifetime()",
     )

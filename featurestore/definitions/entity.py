@@ -42,6 +42,12 @@ class Entity:
         """Names of the join keys, in order."""
         return tuple(key.name for key in self.spec.join_keys)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entity) and self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def __repr__(self) -> str:
         return f"Entity({self.name!r}, join_keys={list(self.join_keys)})"
 

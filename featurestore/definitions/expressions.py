@@ -1,8 +1,8 @@
 """Expressions must be elementwise and deterministic: a result may depend on its own row alone.
 
-Anything else would make features depend on where batches are cut, or on the clock. What polars says of an expression
-is read from its serialised form; our own canonical text of it goes into fingerprints, for polars' own form is not stable
-across versions.
+Anything else would make features depend on where batches are cut, or on the clock. An expression is read from
+what polars serialises and held against a list of what is allowed, so what polars adds later is refused until
+someone has looked at it. Fingerprints are made of our own canonical text, for polars' form is not stable.
 """
 
 from __future__ import annotations
@@ -15,27 +15,85 @@ import polars as pl
 
 from featurestore.errors import DefinitionError
 
-_FAMILIES = frozenset({"Boolean", "StringExpr", "TemporalExpr", "Pow", "Trigonometry", "Bitwise"})
-_FUNCTIONS = frozenset(
-    {
-        *("Abs", "Negate", "FillNull", "Coalesce", "Log", "Log1p", "Exp", "Clip", "Round", "RoundSF", "Floor", "Ceil"),
-        *("Sign", "MaxHorizontal", "MinHorizontal", "SumHorizontal", "MeanHorizontal", "Replace", "ReplaceStrict"),
-        *("NullIf", "Sqrt", "Cbrt", "FloorDiv", "Truncate"),
-    }
+_HINT = "use elementwise operations; aggregate with agg.* and leave clocks, chance and Python functions out"
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_OPERATORS = _names(
+    """
+    Eq NotEq Lt LtEq Gt GtEq EqValidity NotEqValidity Plus Minus Multiply Divide TrueDivide
+    FloorDivide Modulus And Or Xor LogicalAnd LogicalOr
+    """
 )
+_FUNCTIONS = _names(
+    """
+    Abs Negate Sign Round RoundSF Truncate Floor Ceil Clip Log Log1p Exp Atan2 FillNull Coalesce
+    Replace ReplaceStrict MinHorizontal MaxHorizontal SumHorizontal MeanHorizontal
+    """
+)
+# Families that polars groups functions in. Those of rows (IsUnique, ConcatVertical, …) are left out.
+_FAMILIES: dict[str, frozenset[str]] = {
+    "Boolean": _names(
+        """
+        Not IsNull IsNotNull IsNan IsNotNan IsFinite IsInfinite IsIn IsBetween IsClose AnyHorizontal
+        AllHorizontal
+        """
+    ),
+    "Pow": _names(
+        """
+        Generic Sqrt Cbrt
+        """
+    ),
+    "Bitwise": _names(
+        """
+        CountOnes CountZeros LeadingOnes LeadingZeros TrailingOnes TrailingZeros
+        """
+    ),
+    "Trigonometry": _names(
+        """
+        Sin Cos Tan Cot ArcSin ArcCos ArcTan Sinh Cosh Tanh ArcSinh ArcCosh ArcTanh Degrees Radians
+        """
+    ),
+    "StringExpr": _names(
+        """
+        Lowercase Uppercase Titlecase Contains ContainsAny StartsWith EndsWith StripChars
+        StripCharsStart StripCharsEnd StripPrefix StripSuffix Replace ReplaceMany Slice Head Tail
+        LenChars LenBytes ZFill PadStart PadEnd Extract CountMatches Find Reverse Normalize ToInteger
+        ToDecimal Strptime ConcatHorizontal Format HexEncode HexDecode Base64Encode Base64Decode
+        """
+    ),
+    "BinaryExpr": _names(
+        """
+        Size HexEncode Base64Encode Contains StartsWith EndsWith
+        """
+    ),
+    "TemporalExpr": _names(
+        """
+        Millennium Century Year IsoYear Quarter Month Week WeekDay Day OrdinalDay DaysInMonth
+        IsLeapYear Hour Minute Second Millisecond Microsecond Nanosecond Date Time Datetime Truncate
+        Round OffsetBy MonthStart MonthEnd ToString TimeStamp CastTimeUnit ConvertTimeZone
+        ReplaceTimeZone BaseUtcOffset DSTOffset Duration DatetimeFunction TotalDays TotalHours
+        TotalMinutes TotalSeconds TotalMilliseconds TotalMicroseconds TotalNanoseconds
+        """
+    ),
+}
 
 
 def check_elementwise(expression: object, what: str) -> None:
-    """Raise DefinitionError naming `what` and the operation, unless the expression is elementwise and deterministic."""
+    """Raise DefinitionError naming `what` and the operation unless it is elementwise and deterministic."""
     if not isinstance(expression, pl.Expr):
-        raise DefinitionError(f"{what}: {expression!r} is no polars expression", hint='write it like pl.col("amount") * 2')
+        raise DefinitionError(
+            f"{what}: {expression!r} is no polars expression", hint='write it like pl.col("amount") * 2'
+        )
     refused = _refused(_tree(expression, what))
-    if refused is None and not expression.meta.is_row_separable():
+    if refused is None and not expression.meta.is_row_separable() and expression.meta.root_names():
         refused = "an operation over several rows"
     if refused is not None:
         raise DefinitionError(
-            f"{what}: '{refused}' does not depend on its own row alone, or not always in the same way",
-            hint="use elementwise operations; aggregate with agg.* and leave clocks, chance and Python functions out",
+            f"{what}: '{refused}' is not allowed: a result may depend on its own row alone", hint=_HINT
         )
 
 
@@ -52,61 +110,122 @@ def root_columns(expression: pl.Expr) -> tuple[str, ...]:
 def _tree(expression: pl.Expr, what: str) -> Any:
     try:
         return json.loads(expression.meta.serialize(format="json"))
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, ImportError, ValueError, TypeError) as error:
+        # A Python function needs a pickler, which need not be installed.
         raise DefinitionError(
-            f"{what}: the expression holds a Python function", hint="use polars' own operations instead"
+            f"{what}: the expression holds a Python function or what can't be written down", hint=_HINT
         ) from error
 
 
-def _refused(node: Any) -> str | None:
-    """Name of the first operation that is not allowed, None when all are."""
+def _split(node: Any) -> tuple[str, Any]:
+    """Name and options of a node: polars writes "Abs", {"Clip": {…}}."""
     if isinstance(node, str):
-        return node
-    kind, body = next(iter(node.items()))
+        return node, None
+    name, options = next(iter(node.items()))
+    return str(name), options
+
+
+def _function(node: Any) -> tuple[str, str, Any]:
+    """Family ("" for none), name and options of a function."""
+    name, options = _split(node)
+    if name in _FAMILIES and options is not None:
+        return name, *_split(options)
+    return "", name, options
+
+
+def _children(kind: str, body: Any) -> list[Any] | None:
+    """Sub-expressions of a node, None when its kind is not allowed."""
     if kind in ("Column", "Literal"):
-        return None
+        return []
     if kind == "Alias":
-        return _refused(body[0])
+        return [body[0]]
     if kind == "BinaryExpr":
-        return _refused(body["left"]) or _refused(body["right"])
+        return [body["left"], body["right"]]
     if kind == "Cast":
-        return _refused(body["expr"])
+        return [body["expr"]]
     if kind == "Ternary":
-        return _refused(body["predicate"]) or _refused(body["truthy"]) or _refused(body["falsy"])
+        return [body["predicate"], body["truthy"], body["falsy"]]
     if kind == "Function":
-        function = body["function"]
-        name = function if isinstance(function, str) else next(iter(function))
-        if name not in _FAMILIES and name not in _FUNCTIONS:
-            return str(name)
-        return next((found for item in body["input"] if (found := _refused(item))), None)
-    if kind == "Agg":
-        return str(next(iter(body)))
-    return str(kind)
+        return list(body["input"])
+    return None
+
+
+def _refused(node: Any) -> str | None:
+    """Name of the first thing that is not allowed, None when all is."""
+    kind, body = _split(node)
+    children = _children(kind, body)
+    if children is None:
+        return _split(body)[0] if kind == "Agg" else _spoken(kind)
+    refused = None
+    if kind == "BinaryExpr" and body["op"] not in _OPERATORS:
+        refused = str(body["op"])
+    elif kind == "Literal":
+        refused = _refused_literal(body)
+    elif kind == "Function":
+        refused = _refused_function(body)
+    return refused or next((found for child in children if (found := _refused(child))), None)
+
+
+def _refused_function(body: Any) -> str | None:
+    family, name, options = _function(body["function"])
+    if name not in (_FAMILIES[family] if family else _FUNCTIONS):
+        return _split(options)[0] if name == "Random" and isinstance(options, str) else _spoken(name)
+    if name == "IsIn" and _split(body["input"][1])[0] != "Literal":
+        return "is_in of a column"  # it is compared with the whole batch
+    if name == "Strptime" and options[1].get("format") is None:
+        return "reading a time without a format"  # polars guesses the format from a batch's first value
+    return None
+
+
+def _refused_literal(body: Any) -> str | None:
+    kind, value = _split(body)
+    if kind not in ("Dyn", "Scalar"):
+        return f"a {kind} as a literal"
+    name, number = _split(value)
+    if name.startswith("Float") and number is None:
+        return "a literal that is NaN or infinite"  # polars writes both as null: they can't be told apart
+    return None
+
+
+def _spoken(name: str) -> str:
+    """A node's name as an author knows it: CumSum -> cum_sum."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
 def _text(node: Any) -> str:
-    kind, body = next(iter(node.items()))
+    kind, body = _split(node)
     if kind == "Column":
         return f"col({json.dumps(body)})"
     if kind == "Literal":
         return f"lit({_literal(body)})"
     if kind == "Alias":
         return _text(body[0])
+    arguments = [_text(child) for child in _children(kind, body) or []]
     if kind == "BinaryExpr":
-        return f"{body['op']}({_text(body['left'])}, {_text(body['right'])})"
+        return f"{body['op']}({', '.join(arguments)})"
     if kind == "Cast":
-        return f"Cast({_text(body['expr'])}, {json.dumps(body['dtype'], sort_keys=True)}, {body['options']})"
+        return f"Cast({arguments[0]}, {_options(body['dtype'])}, {body['options']})"
     if kind == "Ternary":
-        return f"When({_text(body['predicate'])}, {_text(body['truthy'])}, {_text(body['falsy'])})"
-    function = json.dumps(body["function"], sort_keys=True)
-    return f"{function}({', '.join(_text(item) for item in body['input'])})"
+        return f"When({', '.join(arguments)})"
+    family, name, options = _function(body["function"])
+    if options is not None:
+        arguments.append(_options(options))
+    return f"{family}{'.' if family else ''}{name}({', '.join(arguments)})"
+
+
+def _options(options: Any) -> str:
+    return json.dumps(options, sort_keys=True, ensure_ascii=False)
 
 
 def _literal(body: Any) -> str:
-    scalar = body.get("Scalar") if isinstance(body, dict) else None
-    if isinstance(scalar, dict) and isinstance(scalar.get("List"), list):
+    kind, value = _split(body)
+    name, content = _split(value)
+    if kind == "Dyn":
+        return _options(content)  # an untyped number: takes the type of its neighbour
+    if name == "List" and isinstance(content, list):
         # polars writes a list of literals as Arrow bytes, which differ between versions.
-        frame = pl.read_ipc_stream(io.BytesIO(bytes(scalar["List"])))
-        values = frame.to_series()
-        return f"{values.dtype} {json.dumps(values.to_list(), default=str)}"
-    return json.dumps(body, sort_keys=True)
+        values = pl.read_ipc_stream(io.BytesIO(bytes(content))).to_series()
+        return f"{values.dtype} {json.dumps(values.to_list(), default=str, ensure_ascii=False)}"
+    if name in ("String", "Boolean"):
+        return _options(content)
+    return f"{name} {_options(content)}"

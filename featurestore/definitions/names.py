@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterable
 from datetime import timedelta
 from difflib import get_close_matches
+from typing import Union
 
 from featurestore.durations import format_duration, parse_duration_us
 from featurestore.errors import ConfigError, DefinitionError
+
+Duration = Union[str, timedelta]
 
 RESERVED_COLUMNS = frozenset(
     {
@@ -31,7 +34,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_identifier(name: object, where: str) -> None:
-    """Raise DefinitionError unless `name` is a plain ASCII identifier. where: what is named, for the message."""
+    """Raise DefinitionError unless `name` is a plain ASCII identifier. where: for the message."""
     if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
         raise DefinitionError(
             f"{where}: {name!r} is not a valid name",
@@ -49,17 +52,17 @@ def check_not_reserved(name: str, where: str) -> None:
 
 
 def duration_us(value: object, where: str, *, positive: bool = False) -> int:
-    """A duration in µs. where: names the field in the DefinitionError of a value that is none."""
+    """A duration in µs. positive: 0 is refused too. where: names the field in the DefinitionError of a value that is none."""
     try:
         us = parse_duration_us(value)  # type: ignore[arg-type]
     except ConfigError as error:
         raise DefinitionError(f"{where}: {error.message}", hint=error.hint) from error
     if positive and us <= 0:
-        raise DefinitionError(f"{where} must be longer than 0, not {value!r}", hint="write it like '10s', '1m', '7d'")
+        raise DefinitionError(f"{where} must be longer than 0, not {value!r}", hint="like '10s' or '7d'")
     return us
 
 
-def duration_text(value: str | timedelta, us: int) -> str:
+def duration_text(value: Duration, us: int) -> str:
     """A duration as its author wrote it; a timedelta in its shortest text."""
     return value if isinstance(value, str) else format_duration(us)
 

@@ -12,11 +12,18 @@ import polars as pl
 from featurestore.definitions.agg import Aggregation
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.expressions import check_elementwise
-from featurestore.definitions.names import check_identifier, check_not_reserved, duration_us
+from featurestore.definitions.names import (
+    RESERVED_COLUMNS,
+    Duration,
+    check_identifier,
+    check_not_reserved,
+    duration_us,
+)
 from featurestore.definitions.source import KafkaSource
 from featurestore.definitions.windows import check_window
 from featurestore.durations import format_duration
 from featurestore.errors import DefinitionError
+
 
 @dataclass(frozen=True, eq=False)
 class StreamFeatureView:
@@ -42,6 +49,11 @@ class StreamFeatureView:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Frozen from here on, and what the author passed can't change below it.
+        object.__setattr__(self, "entities", tuple(self.entities))
+        object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "derive", dict(self.derive or {}))
+        object.__setattr__(self, "tags", dict(self.tags or {}))
         check_identifier(self.name, "view")
         what = f"view '{self.name}'"
         if not isinstance(self.source, KafkaSource):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 
-from featurestore.definitions.names import duration_text, duration_us
+from featurestore.definitions.names import Duration, duration_text, duration_us
 from featurestore.definitions.specs import WindowSpec
 from featurestore.durations import format_duration
 from featurestore.errors import DefinitionError
@@ -13,13 +12,13 @@ from featurestore.errors import DefinitionError
 
 @dataclass(frozen=True)
 class Window:
-    """A window and how it is spelled in the names of features. suffix: "" or like "_10m", as the author wrote it."""
+    """A window, and how the names of its features end: "" or like "_10m", as the author wrote it."""
 
     spec: WindowSpec
     suffix: str
 
 
-def sliding(size: str | timedelta, tile: str | timedelta | None = None) -> Window:
+def sliding(size: Duration, tile: Duration | None = None) -> Window:
     """The last `size` before the instant of reading, at every instant.
 
     tile: how exact the window's tail is, `size` / 60 rounded down to a usual span when not given.
@@ -30,14 +29,14 @@ def sliding(size: str | timedelta, tile: str | timedelta | None = None) -> Windo
     return Window(spec, f"_{duration_text(size, size_us)}")
 
 
-def tumbling(size: str | timedelta, offset: str | timedelta = "0s") -> Window:
+def tumbling(size: Duration, offset: Duration = "0s") -> Window:
     """Windows of `size` side by side, aligned to the epoch in UTC, shifted by `offset`."""
     size_us, offset_us = duration_us(size, "tumbling: size"), duration_us(offset, "tumbling: offset")
     spec = WindowSpec(kind="tumbling", size_us=size_us, offset_us=offset_us)
     return Window(spec, f"_tumbling_{duration_text(size, size_us)}{_offset_text(offset, offset_us)}")
 
 
-def hopping(size: str | timedelta, every: str | timedelta, offset: str | timedelta = "0s") -> Window:
+def hopping(size: Duration, every: Duration, offset: Duration = "0s") -> Window:
     """Windows of `size` that begin `every` so often, aligned to the epoch in UTC, shifted by `offset`."""
     size_us, every_us = duration_us(size, "hopping: size"), duration_us(every, "hopping: every")
     offset_us = duration_us(offset, "hopping: offset")
@@ -51,7 +50,7 @@ def lifetime() -> Window:
     return Window(WindowSpec(kind="lifetime"), "")
 
 
-def _offset_text(offset: str | timedelta, offset_us: int) -> str:
+def _offset_text(offset: Duration, offset_us: int) -> str:
     return f"_offset_{duration_text(offset, offset_us)}" if offset_us else ""
 
 
@@ -64,7 +63,7 @@ def check_window(window: WindowSpec, where: str) -> None:
         raise DefinitionError(f"{where}: the window's size must be longer than 0", hint="write it like '10m'")
     if window.kind == "sliding" and window.tile_us > window.size_us:
         raise DefinitionError(
-            f"{where}: the sliding window of {size} is shorter than its tile of {format_duration(window.tile_us)}",
+            f"{where}: the window of {size} is shorter than its tile of {format_duration(window.tile_us)}",
             hint="choose a smaller tile, or leave it out",
         )
     if window.kind == "hopping":
@@ -73,7 +72,7 @@ def check_window(window: WindowSpec, where: str) -> None:
             raise DefinitionError(f"{where}: `every` must be longer than 0", hint="write it like '1m'")
         if window.every_us > window.size_us:
             raise DefinitionError(
-                f"{where}: `every` of {every} is longer than the window of {size}: events between would be left out",
+                f"{where}: `every`, {every}, is longer than the window of {size}: events between are left out",
                 hint="make `every` at most `size`; with both equal it is a tumbling window",
             )
         if window.size_us % window.every_us:
