@@ -188,8 +188,8 @@ def random_stream(
     """A stream of `events` messages in all, the same for the same arguments.
 
     step_us: mean advance of event time from message to message in a partition.
-    trouble: share of messages that are late, too late, in the future, without a time or undecodable; a fifth of
-    the others is out of order. nulls: share of nulls in each column. Of the keys the first are the most frequent.
+    trouble: share of messages late, too late, in the future, without a time or undecodable; of the others a
+    fifth is out of order. nulls: share of nulls in each column. The first keys are the most frequent.
     """
     rng = random.Random(seed)
     lines = [

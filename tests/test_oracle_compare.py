@@ -1,4 +1,4 @@
-"""The comparison that tests trust: strict where it must be, and no looser with floats than rounding asks for."""
+"""The comparison that tests trust: strict, and no looser with floats than rounding asks for."""
 
 from __future__ import annotations
 
