@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,7 +64,7 @@ class _ShardReader:
 
     def refresh(self) -> bool:
         """Catch up with the primary when its files changed; whether they had."""
-        files = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(self._path) if _grows(entry.name))
+        files = _growing_files(self._path)
         if files == self._seen:
             return False
         with self._lock, rocks_errors(self._path):
@@ -80,8 +81,16 @@ class _ShardReader:
         self._db.close()
 
 
-def _grows(name: str) -> bool:
-    return name.endswith(".log") or name.startswith("MANIFEST")
+def _growing_files(path: Path) -> list[tuple[str, int]]:
+    """Name and size of the files that grow when the primary writes."""
+    files = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.endswith(".log") or entry.name.startswith("MANIFEST"):
+                # The primary removes old ones at any moment.
+                with suppress(FileNotFoundError):
+                    files.append((entry.name, entry.stat().st_size))
+    return sorted(files)
 
 
 class OnlineReader:

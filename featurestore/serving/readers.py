@@ -21,6 +21,7 @@ class SourceReaders:
         self._data_dir = data_dir
         self._monotonic = monotonic
         self._readers: dict[str, OnlineReader] = {}
+        self._lost: set[str] = set()
         self._retired: list[tuple[float, OnlineReader]] = []
 
     def get(self, source: str) -> OnlineReader:
@@ -42,30 +43,45 @@ class SourceReaders:
         for source in wanted | self._readers.keys():
             info = read_store_info(self._data_dir, source) if source in wanted else None
             reader = self._readers.get(source)
-            if reader is not None and (info is None or info.incarnation != reader.incarnation):
-                self._retire(source)
-                reader = None
-            if reader is None and info is not None:
-                self._readers[source] = OnlineReader(self._data_dir, source)
+            if info is None:
+                self._replace(source, None)
+            elif reader is None or info.incarnation != reader.incarnation or source in self._lost:
+                self._replace(source, OnlineReader(self._data_dir, source))
         self._close_retired(self._monotonic() - RETIRED_S)
 
     def refresh(self) -> None:
-        """Catch up with the workers. A store that can't be followed is dropped; `open` opens it anew."""
+        """Catch up with the workers.
+
+        Raises StoreError for stores that can't be followed; they still answer what was seen, until `open`
+        opens them anew.
+        """
+        problems: list[StoreError] = []
         for source, reader in list(self._readers.items()):
             try:
                 reader.refresh()
-            except (StoreError, OSError):
-                self._retire(source)
-                raise
+            except (StoreError, OSError) as error:
+                self._lost.add(source)
+                problems.append(
+                    error if isinstance(error, StoreError) else StoreError(f"source '{source}': {error}")
+                )
+        if problems:
+            raise problems[0]
 
     def close(self) -> None:
         """Close all readers."""
         for source in list(self._readers):
-            self._retire(source)
+            self._replace(source, None)
         self._close_retired(float("inf"))
 
-    def _retire(self, source: str) -> None:
-        self._retired.append((self._monotonic(), self._readers.pop(source)))
+    def _replace(self, source: str, reader: OnlineReader | None) -> None:
+        old = self._readers.get(source)
+        if reader is None:
+            self._readers.pop(source, None)
+        else:
+            self._readers[source] = reader
+        self._lost.discard(source)
+        if old is not None:
+            self._retired.append((self._monotonic(), old))
 
     def _close_retired(self, before: float) -> None:
         for since, reader in self._retired:

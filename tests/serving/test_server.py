@@ -1,0 +1,109 @@
+"""The server as a process: sockets, processes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from featurestore.errors import ConfigError
+from featurestore.serving.server import bind
+from tests.serving.support import NOON, ROOT, event, eventually, register, serve_command, write_store
+
+REQUEST = json.dumps({"features": ["card_activity:count_10m"], "entities": {"card_id": ["c1"]}})
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    register(tmp_path)
+    write_store(tmp_path, [event(at_us=NOON)])
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_gracefully(data_dir: Path, ending: signal.Signals) -> None:
+    with serve_command(data_dir, "--clock", "event") as (process, url):
+        answer = httpx.post(f"{url}/get-online-features", content=REQUEST)
+        assert answer.json()["results"][1]["values"] == [1]
+        process.send_signal(ending)
+        assert process.wait(10) == 0
+
+
+def test_several_processes_share_the_port_and_their_metrics(data_dir: Path) -> None:
+    with serve_command(data_dir, "--clock", "event", "--processes", "2") as (process, url):
+        for _ in range(30):
+            # A new connection each time, so that both processes get some.
+            answer = httpx.post(f"{url}/get-online-features", content=REQUEST)
+            assert answer.json()["results"][1]["values"] == [1]
+        text = httpx.get(f"{url}/metrics").text
+        assert "featurestore_request_duration_seconds_count 30.0" in text
+        assert 'featurestore_freshness_seconds{view="card_activity"}' in text
+        assert len(children_of(process.pid)) >= 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+
+
+def test_the_processes_end_with_their_parent(data_dir: Path) -> None:
+    with serve_command(data_dir, "--processes", "2") as (process, url):
+        children = children_of(process.pid)
+        assert len(children) >= 2
+        process.kill()
+        process.wait()
+        eventually(lambda: not any(alive(child) for child in children))
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{url}/health")
+
+
+def test_a_process_that_dies_is_started_again(data_dir: Path) -> None:
+    with serve_command(data_dir, "--processes", "2") as (process, url):
+        before = workers_of(process.pid)
+        os.kill(before[0], signal.SIGKILL)
+        eventually(lambda: len(set(workers_of(process.pid)) - set(before)) == 1)
+        eventually(lambda: httpx.get(f"{url}/health").status_code == 200)
+
+
+def test_a_port_in_use_is_told_with_the_way_out(data_dir: Path) -> None:
+    with bind("127.0.0.1", 0) as holder:
+        port = holder.getsockname()[1]
+        command = [sys.executable, "-m", "featurestore", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert ended.returncode == 1
+    assert f"can't listen on 127.0.0.1:{port}" in ended.stderr
+    assert "--port" in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_a_host_that_is_not_ours_is_told() -> None:
+    with pytest.raises(ConfigError, match="can't listen on 192.0.2.1:0"):
+        bind("192.0.2.1", 0)
+
+
+def test_a_missing_data_dir_is_served_as_not_ready(tmp_path: Path) -> None:
+    with serve_command(tmp_path / "nothing") as (_, url):
+        ready = httpx.get(f"{url}/ready")
+        assert ready.status_code == 503
+        assert "there is no registry" in ready.json()["reason"]
+    assert not (tmp_path / "nothing").exists(), "a reader makes nothing"
+
+
+def children_of(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def workers_of(pid: int) -> list[int]:
+    """Children that serve; the other one is multiprocessing's own."""
+    return [child for child in children_of(pid) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
