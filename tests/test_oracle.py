@@ -211,12 +211,13 @@ def test_a_float_column_gives_floats() -> None:
 
 
 def test_ties_of_first_and_last_are_broken_by_partition_then_offset() -> None:
-    #             offset 0   offset 1
-    # partition 1   5: p      5: q        last = q: the highest partition, its highest offset
-    # partition 0   5: r      5: s        first = r
-    messages = log(5, 5, partition=1, x=["p", "q"]) + log(5, 5, partition=0, x=["r", "s"])
+    #             offset 0   1   2
+    # partition 1     5: p              last = p: of the highest partition, for all that its offset is low
+    # partition 0     5: r   5   5: s   first = r
+    messages = log(5, partition=1, x=["p"]) + log(5, 5, 5, partition=0, x=["r", "q", "s"])
     view = view_of(Feature("f", "first", "x", lifetime()), Feature("l", "last", "x", lifetime()))
-    assert rows_of(view, messages) == {"sliding": {("a", 60): {"f": "r", "l": "q"}}}
+    assert rows_of(view, messages) == {"sliding": {("a", 60): {"f": "r", "l": "p"}}}
+    assert rows_of(view, messages[1:]) == {"sliding": {("a", 60): {"f": "r", "l": "s"}}}
 
 
 # --- tumbling and hopping -------------------------------------------------------------------------------
@@ -391,3 +392,10 @@ def test_a_read_sees_the_newest_window_that_has_ended() -> None:
     assert read(120) == [1, 3]
     assert read(180) == [0, 3]
     assert read(240) == [0, 1]
+
+    # offset 15 s: [-45: 10  15)[15: 20, 70  75)
+    view = view_of(Feature("o", "count", None, tumbling(MINUTE, 15 * SECOND)))
+    assert read(14.999999) == [0]
+    assert read(15) == [1]
+    assert read(74.999999) == [1]
+    assert read(75) == [2]
