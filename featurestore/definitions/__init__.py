@@ -1,1 +1,1 @@
-"""What an author writes: entities, sources, views, aggregates and windows, with their checks and fingerprints."""
+"""What an author writes: entities, sources, views, aggregates, windows; their checks and fingerprints."""

@@ -1,7 +1,7 @@
 """Aggregates as an author writes them: `agg.count(over="10m")`, `agg.sum("amount", over=["1h", "24h"])`.
 
-over: a duration (a sliding window), a window, or a list of them; one feature a window. default: what a feature
-is for an entity that is not known.
+over: a duration (a sliding window), a window, or a list of them; one feature a window. default: what a
+feature is for an entity that is not known.
 """
 
 from __future__ import annotations

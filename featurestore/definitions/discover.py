@@ -28,10 +28,10 @@ class Definitions:
 
 
 def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
-    """Import pipeline modules and gather what they define, with the sources and entities that their views use.
+    """Import pipeline modules and gather what they define, with the sources and entities of their views.
 
-    modules: dotted names or paths of .py files, importable from base_dir. Raises DefinitionError when a module can't
-    be imported, defines no view, or two definitions share a name.
+    modules: dotted names or paths of .py files, importable from base_dir. Raises DefinitionError when a
+    module can't be imported, defines no view, or two definitions share a name.
     """
     found = Definitions()
     for name in modules:
@@ -39,7 +39,8 @@ def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
         views = [value for value in vars(module).values() if isinstance(value, StreamFeatureView)]
         if not views:
             raise DefinitionError(
-                f"module {name} defines no feature view", hint="assign a StreamFeatureView to a module-level name"
+                f"module {name} defines no feature view",
+                hint="assign a StreamFeatureView to a module-level name",
             )
         for view in views:
             _add(found.views, view, "view", name)
@@ -53,7 +54,8 @@ def _add(known: dict[str, Defined], value: Defined, kind: str, module: str) -> N
     other = known.setdefault(value.name, value)
     if other is not value and (isinstance(value, StreamFeatureView) or other != value):
         raise DefinitionError(
-            f"module {module}: {kind} '{value.name}' is defined twice, differently", hint="give each a name of its own"
+            f"module {module}: {kind} '{value.name}' is defined twice, differently",
+            hint="give each a name of its own",
         )
 
 
@@ -67,7 +69,9 @@ def _import(name: str, base_dir: Path) -> ModuleType:
         try:
             dotted = ".".join(path.resolve().relative_to(base_dir.resolve()).with_suffix("").parts)
         except ValueError as error:
-            raise DefinitionError(f"module {name} is outside {base_dir}", hint="run from the project's folder") from error
+            raise DefinitionError(
+                f"module {name} is outside {base_dir}", hint="run from the project's folder"
+            ) from error
     if str(base_dir) not in sys.path:
         sys.path.insert(0, str(base_dir))
     try:
@@ -77,7 +81,8 @@ def _import(name: str, base_dir: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (dotted == error.name or dotted.startswith(f"{error.name}.")):
             raise DefinitionError(
-                f"module {name} can't be found from {base_dir}", hint="name it like pipelines.payments or pipelines/payments.py"
+                f"module {name} can't be found from {base_dir}",
+                hint="name it like pipelines.payments or pipelines/payments.py",
             ) from error
         raise DefinitionError(f"module {name} imports {error.name}, which is not installed") from error
     except Exception as error:

@@ -52,7 +52,7 @@ def check_not_reserved(name: str, where: str) -> None:
 
 
 def duration_us(value: object, where: str, *, positive: bool = False) -> int:
-    """A duration in µs. positive: 0 is refused too. where: names the field in the DefinitionError of a value that is none."""
+    """A duration in µs; DefinitionError for what is none. positive: 0 is refused too. where: the field."""
     try:
         us = parse_duration_us(value)  # type: ignore[arg-type]
     except ConfigError as error:

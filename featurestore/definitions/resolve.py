@@ -29,6 +29,13 @@ DTYPES: Mapping[str, pl.DataType] = {
     "Datetime": pl.Datetime("us", "UTC"),
     "Date": pl.Date(),
 }
+# Columns that the archive and the files of late events put beside those of the schema.
+_ARCHIVE_COLUMNS = frozenset(
+    {
+        *("_partition", "_offset", "_partition_watermark", "event_time", "arrival_time"),
+        *("watermark", "lateness"),
+    }
+)
 NUMERIC = ("Int64", "Float64")
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "sum": (*NUMERIC, "Boolean"),
@@ -59,8 +66,13 @@ def resolve_all(definitions: Definitions, base_dir: Path) -> ResolvedDefinitions
 
 def resolve_source(source: KafkaSource, base_dir: Path) -> SourceSpec:
     """A source with the columns of its schema file. Raises SchemaError, DefinitionError."""
-    columns = load_schema(base_dir / source.schema, source.schema)
     what = f"source '{source.name}'"
+    columns = load_schema(base_dir / source.schema, source.schema)
+    if source.format != "json" and not source.schema.endswith(".avsc"):
+        raise SchemaError(
+            f"{what}: format {source.format} needs an Avro schema, not {source.schema}",
+            hint="give an .avsc file",
+        )
     by_name = {column.name: column for column in columns}
     time = by_name.get(source.event_time)
     if time is None:
@@ -74,10 +86,11 @@ def resolve_source(source: KafkaSource, base_dir: Path) -> SourceSpec:
             f"{what}: event_time column '{time.name}' is {time.dtype} in schema {source.schema}",
             hint="use a timestamp, an integer of epoch milliseconds, or a date-time string",
         )
-    reserved = {"_partition", "_offset", "_partition_watermark", "arrival_time"} & set(by_name)
-    if reserved or ("event_time" in by_name and source.event_time != "event_time"):
-        name = sorted(reserved)[0] if reserved else "event_time"
-        raise SchemaError(f"{what}: schema {source.schema} has a column '{name}', a name that the archive uses itself")
+    for name in sorted(_ARCHIVE_COLUMNS & set(by_name)):
+        raise SchemaError(
+            f"{what}: schema {source.schema} has a column '{name}', a name that the archive uses itself",
+            hint="rename the field, or leave it out of the schema file",
+        )
     return SourceSpec(
         name=source.name,
         topic=source.topic,
@@ -104,7 +117,8 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
     for name in derive:
         if name in schema:
             raise DefinitionError(
-                f"{what}: derived column '{name}' has the name of a column of {place}", hint="choose another name"
+                f"{what}: derived column '{name}' has the name of a column of {place}",
+                hint="choose another name",
             )
     expressions = {**{f"derive '{name}'": expr for name, expr in derive.items()}}
     if view.where is not None:
@@ -118,7 +132,8 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
         condition = _collect(what, "where", schema, {"_where": view.where})["_where"]
         if condition != pl.Boolean:
             raise DefinitionError(
-                f"{what}: where is {condition}, not Boolean", hint='compare, e.g. where=pl.col("status") == "approved"'
+                f"{what}: where is {condition}, not Boolean",
+                hint='compare, e.g. where=pl.col("status") == "approved"',
             )
     features = tuple(spec for feature in view.features for spec in _features(what, feature, dtypes, place))
     return ViewSpec(
@@ -140,8 +155,9 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
 def fingerprint(spec: ViewSpec | SourceSpec | EntitySpec) -> str:
     """SHA-256 of what a definition computes, hexadecimal; owner, description and tags left out."""
     fields = msgspec.to_builtins(spec)
-    for name in ("owner", "description", "tags"):
-        fields.pop(name, None)
+    for part in (fields, *fields.get("entities", ())):
+        for name in ("owner", "description", "tags"):
+            part.pop(name, None)
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
@@ -151,14 +167,19 @@ def _check_join_keys(what: str, entities: Iterable[EntitySpec], source: SourceSp
         for key in entity.join_keys:
             if key.name not in columns:
                 raise _unknown(
-                    f"{what}: join key '{key.name}' of entity '{entity.name}': column", key.name, columns, source.schema
+                    f"{what}: join key '{key.name}' of entity '{entity.name}': column",
+                    key.name,
+                    columns,
+                    source.schema,
                 )
             dtype = columns[key.name].dtype
             if dtype != key.dtype:
                 raise DefinitionError(
-                    f"{what}: join key '{key.name}' of entity '{entity.name}' is {key.dtype}, but schema {source.schema} "
-                    f"declares it as {dtype}",
-                    hint=f"declare it as pl.{dtype} in the entity" if dtype in ("String", "Int64", "Boolean") else None,
+                    f"{what}: join key '{key.name}' of entity '{entity.name}' is {key.dtype}, "
+                    f"but schema {source.schema} declares it as {dtype}",
+                    hint=f"declare it as pl.{dtype} in the entity"
+                    if dtype in ("String", "Int64", "Boolean")
+                    else None,
                 )
 
 
@@ -166,9 +187,12 @@ def _collect(
     what: str, field: str, schema: Mapping[str, pl.DataType], expressions: Mapping[str, pl.Expr]
 ) -> dict[str, pl.DataType]:
     try:
-        return dict(pl.DataFrame(schema=schema).lazy().with_columns(**expressions).collect_schema())
+        # Run on no rows: some misfits show only in running.
+        return dict(pl.DataFrame(schema=schema).with_columns(**expressions).schema)
     except pl.exceptions.PolarsError as error:
-        raise DefinitionError(f"{what}, {field}: {error}", hint="check the types of the columns it uses") from error
+        raise DefinitionError(
+            f"{what}, {field}: {error}", hint="check the types of the columns it uses"
+        ) from error
 
 
 def _features(
@@ -184,9 +208,10 @@ def _features(
         allowed = INPUTS.get(function)
         if allowed is not None and dtype not in allowed:
             verb = {"sum": "sums", "mean": "averages"}.get(function, f"takes the {function} of")
+            number = f'"{column}_number": pl.col("{column}").cast(pl.Float64, strict=False)'
             raise DefinitionError(
-                f"{what}: feature '{names[0]}' {verb} column '{column}', which is {dtype} ({place} or derive)",
-                hint=f'cast it in `derive`, e.g. derive={{"{column}_number": pl.col("{column}").cast(pl.Float64)}}',
+                f"{what}: feature '{names[0]}' {verb} column '{column}', which is {dtype}",
+                hint=f"cast it in `derive`, like derive={{{number}}}",
             )
     output = _output(function, dtype)
     for name, window in aggregation.features():
@@ -206,7 +231,7 @@ def _widened(dtype: pl.DataType) -> str:
         return "Int64"
     if dtype.is_float():
         return "Float64"
-    return {"Datetime": "Datetime", "Null": "Null"}.get(str(dtype.base_type()), str(dtype.base_type()))
+    return str(dtype.base_type())
 
 
 def _output(function: str, dtype: str | None) -> str:
@@ -224,7 +249,9 @@ def _default(what: str, name: str, default: object, output: str) -> int | float 
     if default is None:
         return None
     if not isinstance(default, kinds[output]) or (isinstance(default, bool) and output != "Boolean"):  # type: ignore[arg-type]
-        raise DefinitionError(f"{what}: feature '{name}' is {output}, its default is {default!r}", hint="match its type")
+        raise DefinitionError(
+            f"{what}: feature '{name}' is {output}, its default is {default!r}", hint="match its type"
+        )
     return float(default) if output == "Float64" else default  # type: ignore[return-value, arg-type]
 
 

@@ -1,6 +1,8 @@
 """A topic's schema file: its columns, their dtypes, which may be null, which have defaults.
 
-Avro (.avsc): a flat record. JSON Schema (.json): an object with properties. Integers widen to Int64, floats to Float64.
+Avro (.avsc): a flat record. JSON Schema (.json): an object with properties. Integers widen to Int64,
+floats to
+Float64.
 """
 
 from __future__ import annotations
@@ -40,8 +42,20 @@ def load_schema(path: Path, shown_as: str) -> tuple[ColumnSpec, ...]:
         raise SchemaError(f"schema {shown_as} can't be read: {error}", hint="it must be JSON text") from error
     if not isinstance(raw, dict):
         raise SchemaError(f"schema {shown_as} is no JSON object")
-    if raw.get("type") == "record":
-        return tuple(_avro_column(field, shown_as) for field in raw.get("fields", []))
+    columns = _columns(raw, shown_as)
+    if not columns:
+        raise SchemaError(f"schema {shown_as} has no fields", hint="name the fields of an event in it")
+    for column in columns:
+        number = sum(other.name == column.name for other in columns)
+        if number > 1:
+            raise SchemaError(f"schema {shown_as}: field '{column.name}' occurs {number} times")
+        _check_default(column, shown_as)
+    return columns
+
+
+def _columns(raw: dict[str, Any], shown_as: str) -> tuple[ColumnSpec, ...]:
+    if raw.get("type") == "record" and isinstance(raw.get("fields"), list):
+        return tuple(_avro_column(field, shown_as) for field in raw["fields"])
     if raw.get("type") == "object" and isinstance(raw.get("properties"), dict):
         required = set(raw.get("required", []))
         return tuple(
@@ -49,13 +63,40 @@ def load_schema(path: Path, shown_as: str) -> tuple[ColumnSpec, ...]:
         )
     raise SchemaError(
         f"schema {shown_as} is neither an Avro record nor a JSON Schema object",
-        hint='begin with {"type": "record", "name": …, "fields": […]} or {"type": "object", "properties": {…}}',
+        hint='begin with {"type": "record", "fields": […]} or {"type": "object", "properties": {…}}',
     )
+
+
+def _check_default(column: ColumnSpec, shown_as: str) -> None:
+    value = column.default
+    if value is None:
+        if column.has_default and not column.nullable:
+            raise SchemaError(
+                f"schema {shown_as}: field '{column.name}' defaults to null, which it does not allow",
+                hint='allow it with the type ["null", …], or give another default',
+            )
+        return
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    fits = {
+        "Int64": integer,
+        "Float64": integer or isinstance(value, float),
+        "String": isinstance(value, str),
+        "Boolean": isinstance(value, bool),
+        "Datetime": integer and column.unit != "iso",
+        "Date": integer and column.unit != "iso",
+    }
+    if not fits.get(column.dtype, False):
+        raise SchemaError(
+            f"schema {shown_as}: field '{column.name}' is {column.dtype}, not its default {value!r}",
+            hint="give a number, text or truth value of the field's type, or no default",
+        )
 
 
 def _avro_column(field: Any, shown_as: str) -> ColumnSpec:
     if not isinstance(field, Mapping) or "name" not in field or "type" not in field:
-        raise SchemaError(f"schema {shown_as}: {field!r} is no field", hint='fields look like {"name": "a", "type": "long"}')
+        raise SchemaError(
+            f"schema {shown_as}: {field!r} is no field", hint='fields look like {"name": "a", "type": "long"}'
+        )
     name, kind = field["name"], field["type"]
     nullable = False
     if isinstance(kind, list):
@@ -63,7 +104,8 @@ def _avro_column(field: Any, shown_as: str) -> ColumnSpec:
         nullable = len(options) < len(kind)
         if len(options) != 1:
             raise SchemaError(
-                f"schema {shown_as}: field '{name}' is a union of {len(options)} types", hint="use one type, or null and one"
+                f"schema {shown_as}: field '{name}' is a union of {len(options)} types",
+                hint="use one type, or null and one",
             )
         kind = options[0]
     logical = kind.get("logicalType") if isinstance(kind, Mapping) else None
@@ -74,13 +116,19 @@ def _avro_column(field: Any, shown_as: str) -> ColumnSpec:
             hint="fields are flat: int, long, float, double, string, boolean, bytes, enum, timestamps, date",
         )
     dtype, unit = _AVRO[base], None
-    if logical in _AVRO_TIMES:
+    if logical == "decimal":
+        raise SchemaError(
+            f"schema {shown_as}: field '{name}' is a decimal, which is not supported",
+            hint="use double, or a long of the smallest unit such as cents",
+        )
+    if logical in _AVRO_TIMES and base == "long":
         dtype, unit = "Datetime", _AVRO_TIMES[logical]
-    elif logical == "date":
+    elif logical == "date" and base == "int":
         dtype = "Date"
     elif logical is not None and logical.startswith("local-timestamp"):
         raise SchemaError(
-            f"schema {shown_as}: field '{name}' is a {logical}, a time without a zone", hint="use timestamp-millis (UTC)"
+            f"schema {shown_as}: field '{name}' is a {logical}, a time without a zone",
+            hint="use timestamp-millis (UTC)",
         )
     return ColumnSpec(
         name=name,

@@ -17,11 +17,12 @@ MAX_FUTURE = "1m"
 class KafkaSource:
     """A Kafka topic as a source of events.
 
-    schema: path of an Avro (.avsc) or JSON Schema (.json) file. format: how values are on the wire: json, avro,
-    avro-confluent. event_time: the column that says when it happened. max_out_of_orderness: how far an event may come
-    behind the newest of its partition and be on time; allowed_lateness: how much further it still counts, as a
-    correction; idle_timeout: how long a partition may be silent before it no longer holds the watermark back;
-    max_future: how far beyond its arrival an event time is believed. Raises DefinitionError when built wrongly.
+    schema: path of an Avro (.avsc) or JSON Schema (.json) file. format: how values are on the wire: json,
+    avro or avro-confluent. event_time: the column that says when it happened. max_out_of_orderness: how
+    far an event may come behind the newest of its partition and be on time; allowed_lateness: how much
+    further it still counts, as a correction; idle_timeout: how long a partition may be silent before it
+    no longer holds the watermark back; max_future: how far beyond its arrival an event time is believed.
+    Raises DefinitionError when built wrongly.
     """
 
     name: str
@@ -39,17 +40,18 @@ class KafkaSource:
         what = f"source '{self.name}'"
         check_identifier(self.name, "source")
         for field in ("topic", "schema", "event_time"):
-            if not getattr(self, field) or not isinstance(getattr(self, field), str):
-                raise DefinitionError(f"{what}: {field} is {getattr(self, field)!r}", hint=f"give its {field} as text")
+            value = getattr(self, field)
+            if not value or not isinstance(value, str):
+                raise DefinitionError(f"{what}: {field} is {value!r}", hint=f"give its {field} as text")
         if self.format not in FORMATS:
-            raise DefinitionError(f"{what}: unknown format {self.format!r}", hint=f"one of {', '.join(FORMATS)}")
+            raise DefinitionError(f"{what}: unknown format {self.format!r}", hint=f"use {', '.join(FORMATS)}")
         duration_us(self.idle_timeout, f"{what}: idle_timeout", positive=True)
         tolerated = duration_us(self.max_out_of_orderness, f"{what}: max_out_of_orderness")
         tolerated += duration_us(self.allowed_lateness, f"{what}: allowed_lateness")
         future = duration_us(self.max_future, f"{what}: max_future")
         if self.max_future != MAX_FUTURE and future > tolerated:
             warnings.warn(
-                f"{what}: max_future {self.max_future} exceeds max_out_of_orderness plus allowed_lateness: one event from "
-                "the future makes events that are on time too late",
+                f"{what}: max_future {self.max_future} exceeds max_out_of_orderness plus allowed_lateness: "
+                "one event from the future makes events that are on time too late",
                 stacklevel=3,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from itertools import pairwise
 
 import polars as pl
 
@@ -13,7 +13,6 @@ from featurestore.definitions.agg import Aggregation
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.expressions import check_elementwise
 from featurestore.definitions.names import (
-    RESERVED_COLUMNS,
     Duration,
     check_identifier,
     check_not_reserved,
@@ -29,10 +28,11 @@ from featurestore.errors import DefinitionError
 class StreamFeatureView:
     """Features of one or several entities, aggregated from a source by event time.
 
-    where: boolean expression, events for which it is false or null are left out. derive: columns computed from the
-    event before aggregation. ttl: how long an entity counts as known after its newest event, None for ever.
-    snapshot_every: distance of the snapshots of sliding windows. start: where a new view begins in the topic.
-    Raises DefinitionError when built wrongly, naming the view, the field and the way to mend it.
+    where: boolean expression; events for which it is false or null are left out. derive: columns computed
+    from the event before aggregation. ttl: how long an entity counts as known after its newest event,
+    None for ever. snapshot_every: distance of the snapshots of sliding windows. start: where a new view
+    begins in the topic. Raises DefinitionError when built wrongly, naming the view, the field and the way
+    to mend it.
     """
 
     name: str
@@ -41,8 +41,8 @@ class StreamFeatureView:
     features: Sequence[Aggregation]
     where: pl.Expr | None = None
     derive: Mapping[str, pl.Expr] = field(default_factory=dict)
-    ttl: str | timedelta | None = None
-    snapshot_every: str | timedelta = "1m"
+    ttl: Duration | None = None
+    snapshot_every: Duration = "1m"
     start: str = "earliest"
     owner: str = ""
     description: str = ""
@@ -59,16 +59,21 @@ class StreamFeatureView:
         if not isinstance(self.source, KafkaSource):
             raise DefinitionError(f"{what}: source is {self.source!r}", hint="give a KafkaSource")
         if not self.entities or not all(isinstance(entity, Entity) for entity in self.entities):
-            raise DefinitionError(f"{what}: entities is {self.entities!r}", hint="give a list of Entity objects")
+            raise DefinitionError(
+                f"{what}: entities is {list(self.entities)!r}", hint="give one or several Entity objects"
+            )
         if not self.features or not all(isinstance(feature, Aggregation) for feature in self.features):
             raise DefinitionError(
-                f"{what}: features must be a list of aggregates and not be empty", hint='features=[agg.count(over="1h")]'
+                f"{what}: features must be a list of aggregates and not be empty",
+                hint='write features=[agg.count(over="1h")]',
             )
         keys = [key for entity in self.entities for key in entity.join_keys]
         names = [name for feature in self.features for name, _ in feature.features()]
         for name, number in Counter(keys).items():
             if number > 1:
-                raise DefinitionError(f"{what}: join key '{name}' comes from two entities", hint="join keys must differ")
+                raise DefinitionError(
+                    f"{what}: join key '{name}' comes from two entities", hint="give each its own join key"
+                )
         for name, number in Counter(names).items():
             if number > 1:
                 raise DefinitionError(
@@ -77,7 +82,9 @@ class StreamFeatureView:
             check_identifier(name, f"{what}, feature")
             check_not_reserved(name, f"{what}, feature")
             if name in keys:
-                raise DefinitionError(f"{what}: feature '{name}' has the name of a join key", hint="rename it with .alias(...)")
+                raise DefinitionError(
+                    f"{what}: feature '{name}' has the name of a join key", hint="rename it with .alias(...)"
+                )
         self._check_expressions(what)
         self._check_windows(what)
         if self.start not in ("earliest", "latest"):
@@ -99,9 +106,9 @@ class StreamFeatureView:
         for name, window in windows:
             check_window(window, f"{what}, feature '{name}'")
         tiles = sorted({window.tile_us for _, window in windows if window.tile_us})
-        for finer, coarser in zip(tiles, tiles[1:], strict=False):
+        for finer, coarser in pairwise(tiles):
             if coarser % finer:
                 raise DefinitionError(
-                    f"{what}: tiles {format_duration(finer)} and {format_duration(coarser)} do not divide each other",
+                    f"{what}: tile {format_duration(finer)} does not divide tile {format_duration(coarser)}",
                     hint="choose tiles of which each is a multiple of the next smaller one",
                 )

@@ -72,7 +72,7 @@ def check_window(window: WindowSpec, where: str) -> None:
             raise DefinitionError(f"{where}: `every` must be longer than 0", hint="write it like '1m'")
         if window.every_us > window.size_us:
             raise DefinitionError(
-                f"{where}: `every`, {every}, is longer than the window of {size}: events between are left out",
+                f"{where}: `every`, {every}, is longer than the window of {size}: it leaves events out",
                 hint="make `every` at most `size`; with both equal it is a tumbling window",
             )
         if window.size_us % window.every_us:

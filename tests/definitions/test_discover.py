@@ -1,0 +1,96 @@
+"""Definitions found in pipeline modules."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from featurestore.definitions.discover import load_definitions
+from featurestore.definitions.resolve import resolve_all
+from featurestore.errors import DefinitionError
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMON = """
+import polars as pl
+from featurestore import Entity, KafkaSource, StreamFeatureView, agg
+
+card = Entity("card", join_keys={"card_id": pl.String})
+payments = KafkaSource("payments", topic="payments", schema="p.avsc", event_time="ts")
+"""
+VIEW = 'v = StreamFeatureView("%s", source=payments, entities=[card], features=[agg.count()])\n'
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    """An empty package `defs_of_test` in a folder of its own; what is imported from it is forgotten afterwards."""
+    (tmp_path / "defs_of_test").mkdir()
+    (tmp_path / "defs_of_test" / "__init__.py").touch()
+    path = list(sys.path)
+    yield tmp_path
+    sys.path[:] = path
+    for name in [name for name in sys.modules if name.split(".")[0] == "defs_of_test"]:
+        del sys.modules[name]
+
+
+def write(project: Path, name: str, text: str) -> None:
+    (project / "defs_of_test" / f"{name}.py").write_text(text)
+
+
+@pytest.mark.parametrize("module", ["defs_of_test.a", "defs_of_test/a.py"])
+def test_a_module_is_named_by_dots_or_path(project: Path, module: str) -> None:
+    write(project, "a", COMMON + VIEW % "activity")
+    found = load_definitions([module], project)
+    assert (list(found.entities), list(found.sources), list(found.views)) == (
+        ["card"],
+        ["payments"],
+        ["activity"],
+    )
+
+
+def test_modules_may_share_definitions(project: Path) -> None:
+    write(project, "a", COMMON + VIEW % "first")
+    shared = "from defs_of_test.a import agg, card, payments, StreamFeatureView, v as other\n"
+    write(project, "b", shared + VIEW % "second")
+    found = load_definitions(["defs_of_test.a", "defs_of_test.b"], project)
+    assert sorted(found.views) == ["first", "second"]
+
+
+def test_two_views_of_one_name_are_refused(project: Path) -> None:
+    write(project, "a", COMMON + VIEW % "activity")
+    write(project, "b", COMMON + VIEW % "activity")
+    with pytest.raises(DefinitionError, match=r"module defs_of_test\.b: view 'activity'"):
+        load_definitions(["defs_of_test.a", "defs_of_test.b"], project)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (COMMON, "defines no feature view"),
+        ("import polars\n\nraise ValueError('oops')\n", r"defs_of_test\.a, line 3: ValueError: oops"),
+        ("x = = 1\n", r"defs_of_test\.a, line 1: SyntaxError"),
+        ("import no_such_library\n", "imports no_such_library"),
+        (COMMON + VIEW % "my view", r"defs_of_test\.a.*'my view' is not a valid name"),
+    ],
+)
+def test_a_module_that_can_not_be_used_is_named(project: Path, text: str, message: str) -> None:
+    write(project, "a", text)
+    with pytest.raises(DefinitionError, match=message):
+        load_definitions(["defs_of_test.a"], project)
+
+
+@pytest.mark.parametrize("module", ["defs_of_test.absent", "defs_of_test/absent.py", "absent"])
+def test_a_module_that_does_not_exist_is_named(project: Path, module: str) -> None:
+    with pytest.raises(DefinitionError, match="absent"):
+        load_definitions([module], project)
+
+
+def test_the_example_resolves() -> None:
+    resolved = resolve_all(load_definitions(["pipelines/transactions.py"], ROOT), ROOT)
+    assert sorted(resolved.views) == ["card_activity", "merchant_activity"]
+    names = [feature.name for feature in resolved.views["card_activity"].features]
+    assert {"count_10m", "count_24h", "count_tumbling_1m", "biggest_purchase_24h", "merchant_id_last"} <= set(
+        names
+    )
