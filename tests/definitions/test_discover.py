@@ -25,7 +25,7 @@ VIEW = 'v = StreamFeatureView("%s", source=payments, entities=[card], features=[
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Path]:
-    """An empty package `defs_of_test` in a folder of its own; what is imported from it is forgotten afterwards."""
+    """A folder with an empty package `defs_of_test`; what is imported from it is forgotten."""
     (tmp_path / "defs_of_test").mkdir()
     (tmp_path / "defs_of_test" / "__init__.py").touch()
     path = list(sys.path)
