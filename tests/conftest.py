@@ -14,7 +14,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "house", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    "house",
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
@@ -22,9 +25,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 @pytest.fixture(scope="session")
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """One real broker for the session; tests use topics of their own."""
-    from tests.kafka_broker import KafkaBroker, why_not
+    from tests.kafka_broker import KafkaBroker, class_path, why_not
 
     reason = why_not()
+    if reason is None:
+        try:
+            class_path()
+        except RuntimeError as error:
+            reason = str(error)
     if reason is not None:
         if os.environ.get("FEATURESTORE_REQUIRE_KAFKA") == "1":
             pytest.fail(f"no Kafka broker: {reason}")
@@ -46,7 +54,7 @@ class TopicAt:
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def any_topic(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TopicAt]:
-    """A fresh topic of four partitions on the embedded broker (data_dir: tmp_path/"data"), then on a real one."""
+    """A fresh topic of four partitions: on the embedded broker (data_dir: tmp_path/"data"), on a real one."""
     topic = f"topic-{os.urandom(4).hex()}"
     if request.param == "kafka":
         broker = request.getfixturevalue("kafka_broker")

@@ -1,10 +1,12 @@
-"""A real Apache Kafka broker in KRaft mode for tests and benchmarks, from Maven Central's jars.
+"""A real Apache Kafka broker in KRaft mode for tests and benchmarks, from the jars that Maven fetches.
 
 `python -m tests.kafka_broker` starts one, prints its address, and stays until it is interrupted.
 """
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
 import shutil
 import signal
@@ -30,18 +32,33 @@ def why_not() -> str | None:
 
 
 def class_path() -> str:
-    """The broker's jars, fetched once into the cache."""
-    listing = CACHE / "classpath.txt"
-    if not listing.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        goal = ["dependency:build-classpath", f"-Dmdep.outputFile={listing}"]
-        done = subprocess.run(
-            ["mvn", "-q", "-B", "-f", str(HERE / "kafka" / "pom.xml"), *goal], capture_output=True, text=True, timeout=600
-        )
-        if done.returncode != 0:
-            listing.unlink(missing_ok=True)
-            raise RuntimeError(f"Maven could not fetch Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    """The broker's jars, fetched once into the cache. Raises RuntimeError when Maven can't fetch them."""
+    pom = HERE / "kafka" / "pom.xml"
+    listing = CACHE / f"classpath-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}.txt"
+    if listing.exists():
+        jars = listing.read_text().strip()
+        if all(Path(jar).exists() for jar in jars.split(os.pathsep)):
+            return jars
+    CACHE.mkdir(parents=True, exist_ok=True)
+    temporary = listing.with_suffix(f".{os.getpid()}")
+    done = subprocess.run(
+        ["mvn", "-q", "-B", "-f", str(pom), "dependency:build-classpath", f"-Dmdep.outputFile={temporary}"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if done.returncode != 0:
+        temporary.unlink(missing_ok=True)
+        raise RuntimeError(f"Maven could not fetch Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    temporary.rename(listing)
     return listing.read_text().strip()
+
+
+def _die_with_parent() -> None:
+    """A killed test run must not leave a broker behind (Linux; elsewhere it may)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _free_ports(count: int) -> list[int]:
@@ -55,7 +72,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 class KafkaBroker:
-    """One broker with its controller. Its data stay when it is stopped or killed, and are gone after `remove`."""
+    """One broker with its controller. Its data outlive `stop` and `kill`, and are gone after `remove`."""
 
     def __init__(self, folder: Path | None = None, *, heap: str = "512m") -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="kafka-"))
@@ -114,7 +131,12 @@ class KafkaBroker:
             )
         with (self.folder / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._java("kafka.Kafka", config), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                self._java("kafka.Kafka", config),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -128,10 +150,12 @@ class KafkaBroker:
                     raise RuntimeError(f"Kafka did not start:\n{tail}") from error
 
     def create_topic(self, name: str, partitions: int = 1, **config: str) -> str:
-        """Make a topic and wait until it is there; returns its name. Keywords are topic settings with `_` for `.`."""
+        """Make a topic and wait until it is there; returns its name. config: topic settings, `_` for `.`."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         settings = {key.replace("_", "."): value for key, value in config.items()}
-        admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)])[name].result(20)
+        admin.create_topics(
+            [NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)]
+        )[name].result(20)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             found = admin.list_topics(topic=name, timeout=5).topics[name]
@@ -177,10 +201,11 @@ class KafkaBroker:
 def main() -> int:
     reason = why_not()
     if reason:
-        print(reason, file=sys.stderr)
+        sys.stderr.write(f"{reason}\n")
         return 1
     with KafkaBroker() as broker:
-        print(broker.bootstrap_servers, flush=True)
+        sys.stdout.write(f"{broker.bootstrap_servers}\n")
+        sys.stdout.flush()
         signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         try:
             signal.pause()

@@ -1,10 +1,14 @@
-"""Avro values by fastavro: raw data of the schema file, or with Confluent's five-byte header in front."""
+"""Avro values by fastavro: raw data of the schema file, or with Confluent's five-byte header in front.
+
+The header's schema id is not looked up: every value is read by our schema file, and must be used up by it
+exactly.
+"""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -23,23 +27,28 @@ def avro_codec(
     """(decode, pickers, classify) for the source's schema file; see `decode.Codec`. Raises SchemaError."""
     path = base_dir / spec.schema
     try:
-        raw = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SchemaError(f"source '{spec.name}': schema {spec.schema} can't be read: {error}") from error
-    # Times stay numbers: fastavro would make a Python datetime of each, which costs more than the rest.
-    schema = fastavro.parse_schema(_without_logical_types(raw))
-    header = _CONFLUENT_HEADER_BYTES if spec.format == "avro-confluent" else 0
+        # Times stay numbers: a Python datetime for each would cost more than the rest.
+        schema = fastavro.parse_schema(_without_logical_types(json.loads(path.read_text())))
+    except (OSError, ValueError, fastavro.schema.SchemaParseException) as error:
+        raise SchemaError(
+            f"source '{spec.name}': schema {spec.schema} can't be read as Avro: {error}",
+            hint=f"format '{spec.format}' needs the Avro schema file (.avsc) on every worker",
+        ) from error
+    read = fastavro.schemaless_reader
 
-    def decode(value: bytes) -> Any:
-        if header and (len(value) < header or value[0] != 0):
-            raise ValueError("no Confluent header: the value must begin with a zero byte and a four-byte schema id")
-        stream = io.BytesIO(value)
-        stream.seek(header)
-        row = fastavro.schemaless_reader(stream, schema, None)
+    def decode_raw(value: bytes) -> Any:
+        stream = BytesIO(value)
+        row = read(stream, schema, None)
         if stream.tell() != len(value):
             raise ValueError(f"{len(value) - stream.tell()} bytes follow the record")
         return row
 
+    def decode_confluent(value: bytes) -> Any:
+        if len(value) < _CONFLUENT_HEADER_BYTES or value[0] != 0:
+            raise ValueError("no Confluent header: a zero byte and a schema id of four bytes come first")
+        return decode_raw(value[_CONFLUENT_HEADER_BYTES:])
+
+    decode = decode_raw if spec.format == "avro" else decode_confluent
     return decode, [itemgetter(column.name) for column in spec.columns], classify_avro
 
 
@@ -52,5 +61,6 @@ def _without_logical_types(node: Any) -> Any:
 
 
 def classify_avro(error: Exception) -> tuple[str, str]:
-    """(reason, text) of what fastavro raised: bytes of another schema can't be told from broken ones."""
-    return "malformed", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """(reason, text) of what fastavro raised: data of another schema can't be told from broken ones."""
+    name = type(error).__name__
+    return "malformed", f"{name}: {error}" if str(error) else name

@@ -20,6 +20,7 @@ _UNREACHABLE = {
     KafkaError._RESOLVE,
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
 }
 
 
@@ -41,22 +42,25 @@ def make_client(factory: Callable[[dict[str, Any]], Client], settings: dict[str,
     """Build a client. Raises ConfigError when librdkafka refuses a setting, naming it."""
     try:
         return factory(settings)
-    except KafkaException as error:
+    except (KafkaException, TypeError, ValueError) as error:
+        # confluent_kafka puts a KafkaError into its exception; what else is wrong it says in plain text.
+        inner = error.args[0] if error.args else error
+        text = inner.str() if isinstance(inner, KafkaError) else str(inner)
         raise ConfigError(
-            f"[kafka.settings]: {error.args[0].str()}",
+            f"[kafka.settings] are refused: {text}",
             hint="names and values are librdkafka's: see its CONFIGURATION.md",
         ) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"[kafka.settings]: {error}", hint="names and values are librdkafka's") from error
 
 
-def kafka_error(error: KafkaException | KafkaError, bootstrap_servers: str, doing: str) -> FeatureStoreError:
-    """Our error for one of librdkafka's, met while `doing` something."""
+def kafka_error(
+    error: KafkaException | KafkaError, bootstrap_servers: str, doing: str, why: str | None = None
+) -> FeatureStoreError:
+    """Our error for one of librdkafka's, met while `doing` something. why: what it said of the connection."""
     inner = error.args[0] if isinstance(error, KafkaException) else error
-    if inner.code() in _UNREACHABLE:
+    if inner.code() in _UNREACHABLE or inner.retriable():
         return BrokerUnavailableError(
-            f"no broker answers at {bootstrap_servers} ({doing}: {inner.str()})",
-            hint="start the broker, or set [kafka] bootstrap_servers",
+            f"no broker answers at {bootstrap_servers} ({doing}: {why or inner.str()})",
+            hint="start the broker, or set [kafka] bootstrap_servers ([kafka.settings] for TLS and SASL)",
         )
     return SourceError(f"{doing}: {inner.str()}")
 

@@ -1,7 +1,7 @@
 """Read a source: consume, decode, judge; what comes out has its verdicts.
 
-Offsets are assigned, never subscribed: the shards' fences say where to read on. The group's offset is written for
-tools that show lag, and never read.
+Offsets are assigned, never subscribed: the shards' fences say where to read on. The group's offset is
+written for tools that show lag, and never read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -17,21 +17,30 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from featurestore.batches import NO_TIME, PartitionBatch, PartitionProgress, PartitionState, SourcePoll
 from featurestore.definitions.specs import SourceSpec
-from featurestore.errors import OffsetGapError, SourceError
-from featurestore.sources.client import client_settings, make_client
+from featurestore.errors import ConfigError, OffsetGapError, SourceError
+from featurestore.sources.client import client_settings, kafka_error, make_client
 from featurestore.sources.decode import Decoder
-from featurestore.sources.judge import Judge, RawMessages
+from featurestore.sources.judge import Judge
+from featurestore.sources.messages import collect
 from featurestore.sources.verdicts import VerdictJournal
 
 log = structlog.get_logger()
 
 MAX_MESSAGES = 20_000
 QUEUED_KBYTES = 32 * 1024
+ASK_TIMEOUT_S = 0.5
+ASK_AGAIN_S = 1.0
+REPEAT_WARNING_S = 5.0
+
+_OURS = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "error"}
+_GONE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
+_DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
+_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a partition is read on: the next offset, and the largest event time before it (NO_TIME if none)."""
+    """Where a partition is read on. max_event_time_us: the largest before `next_offset`, NO_TIME if none."""
 
     next_offset: int
     max_event_time_us: int = NO_TIME
@@ -40,13 +49,11 @@ class ResumePoint:
 @dataclass
 class _Partition:
     number: int
-    judge: Judge
     next_offset: int
     stop_at: int | None
-    state: PartitionState = "active"
+    last_message_at: float
     at_end: bool = False
-    last_message_at: float = 0.0
-    told: PartitionProgress | None = field(default=None)
+    told: PartitionProgress | None = None
 
     @property
     def finished(self) -> bool:
@@ -56,9 +63,13 @@ class _Partition:
 class SourceReader:
     """Reads some partitions of a source's topic.
 
-    partitions: where each is read on. generation: of the topic. stop_at: recorded ends of a bounded run, else None.
-    verdict_dir: where verdicts in which a clock spoke are remembered. base_dir: of relative schema paths.
-    clock, monotonic: ns since the epoch, seconds.
+    partitions: where each is read on. generation: of the topic. stop_at: recorded ends of a bounded run,
+    else None. verdict_dir: where verdicts in which a clock spoke are remembered. settings: librdkafka's, of
+    the user. base_dir: of relative schema paths. max_messages: the most that one poll gives. clock,
+    monotonic: ns since the epoch, seconds.
+
+    Called by one thread. After an error that `poll` raised only `close` may be called: messages of that
+    poll are lost to this reader, and another one must resume from what was stored.
     """
 
     def __init__(
@@ -78,51 +89,94 @@ class SourceReader:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
+        self._servers = bootstrap_servers
         self._max_messages = max_messages
         self._clock = clock
         self._monotonic = monotonic
+        self._silent_until = self._ask_from = monotonic()
         self._decoder = Decoder(spec, base_dir)
-        self._journals: list[VerdictJournal] = []
-        self._partitions: dict[int, _Partition] = {}
-        self._silent_until = 0.0
-        for number, point in partitions.items():
-            journal = VerdictJournal(verdict_dir, generation, number, point.next_offset)
-            self._journals.append(journal)
-            judge = Judge(spec, number, point.max_event_time_us, journal)
-            stop = None if stop_at is None else stop_at[number]
-            self._partitions[number] = _Partition(number, judge, point.next_offset, stop, last_message_at=monotonic())
+        self._partitions = {
+            number: _Partition(
+                number, point.next_offset, None if stop_at is None else stop_at[number], monotonic()
+            )
+            for number, point in partitions.items()
+        }
         self._consumer = make_client(Consumer, _consumer_settings(bootstrap_servers, group_id, settings))
-        self._consumer.assign(
-            [TopicPartition(spec.topic, p.number, p.next_offset) for p in self._partitions.values() if not p.finished]
-        )
+        self._journals = {
+            number: VerdictJournal(verdict_dir, generation, number, point.next_offset)
+            for number, point in partitions.items()
+        }
+        newest = {number: point.max_event_time_us for number, point in partitions.items()}
+        self._judge = Judge(spec, newest, self._journals)
+        self._reading = {p.number for p in self._partitions.values() if not p.finished}
+        self._consumer.assign([self._place(p, self._partitions[p].next_offset) for p in self._reading])
 
     @property
     def finished(self) -> bool:
         """Whether a bounded run has come to all its recorded ends, and has told so."""
-        return all(p.finished and p.told is not None and p.told.state in ("ended", "empty") for p in self._partitions.values())
+        return all(p.finished and p.told is not None for p in self._partitions.values())
 
     def poll(self, timeout_s: float) -> SourcePoll | None:
-        """Read what is there, waiting at most `timeout_s` for it; None when nothing came and no state changed.
+        """Read what is there, waiting at most `timeout_s`; None when nothing came and no state changed.
 
-        Raises OffsetGapError when an offset that is needed can't be read any more.
+        librdkafka waits the whole time when fewer than `max_messages` are there: freshness wants it short.
+        Raises OffsetGapError when an offset that is needed can't be read any more, SourceError when the
+        topic is gone or may not be read, StoreFullError when verdicts can't be written. A broker that does
+        not answer is logged and waited for.
         """
         # The collector would walk the tens of thousands of short-lived objects of a poll again and again.
+        collecting = gc.isenabled()
         gc.disable()
         try:
             return self._poll(timeout_s)
         finally:
-            gc.enable()
+            if collecting:
+                gc.enable()
+
+    def lag(self) -> dict[int, int]:
+        """Messages between what was read and each partition's end, as far as known without asking the broker.
+
+        A partition of which nothing is known yet, or that is not read any more, is left out.
+        """
+        lag = {}
+        for number, partition in self._partitions.items():
+            try:
+                known = self._consumer.get_watermark_offsets(self._place(number), cached=True)
+            except KafkaException:
+                continue
+            if known is not None and known[1] >= 0:
+                lag[number] = max(0, known[1] - partition.next_offset)
+        return lag
+
+    def commit_for_tools(self, offsets: Mapping[int, int]) -> None:
+        """Write the group's offsets, for tools that show lag; nothing here ever reads them.
+
+        Does not wait; a failure is logged and nothing more.
+        """
+        places = [self._place(number, offset) for number, offset in offsets.items()]
+        try:
+            self._consumer.commit(offsets=places, asynchronous=True)
+        except KafkaException as error:
+            _log_commit(error.args[0], places)
+
+    def close(self) -> None:
+        """Leave the broker and close the journals."""
+        self._consumer.close()
+        for journal in self._journals.values():
+            journal.close()
 
     def _poll(self, timeout_s: float) -> SourcePoll | None:
-        messages = self._consumer.consume(self._max_messages, timeout_s)
+        try:
+            messages: Sequence[Message] = self._consumer.consume(self._max_messages, timeout_s)
+        except KafkaException as error:
+            raise kafka_error(error, self._servers, f"reading topic '{self._spec.topic}'") from error
         now = self._monotonic()
-        batches: list[PartitionBatch] = []
+        errors = list(map(Message.error, messages))
         ends: dict[int, int] = {}
-        if messages:
-            messages, ends = self._without_events(messages)
-        if messages:
-            batches = self._judge(messages, now)
-        self._note_ends(ends)
+        if any(errors):
+            ends = self._heed(messages, errors, now)
+            messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
+        batches = self._take(messages, ends, now)
         progress = [batch.progress for batch in batches]
         covered = {batch.partition for batch in batches}
         for partition in self._partitions.values():
@@ -130,143 +184,155 @@ class SourceReader:
                 told = self._tell(partition, partition.next_offset, now)
                 if told is not None:
                     progress.append(told)
-        if not progress:
-            return None
-        return SourcePoll(tuple(batches), tuple(progress))
+        return SourcePoll(tuple(batches), tuple(progress)) if progress else None
 
-    def lag(self) -> dict[int, int]:
-        """Messages between what was read and each partition's end, as far as the client knows without asking."""
-        lag = {}
-        for number, partition in self._partitions.items():
-            try:
-                _, high = self._consumer.get_watermark_offsets(TopicPartition(self._spec.topic, number), cached=True)
-            except KafkaException:
-                continue
-            lag[number] = max(0, high - partition.next_offset)
-        return lag
-
-    def commit_for_tools(self, offsets: Mapping[int, int]) -> None:
-        """Write the group's offsets, for tools that show lag; nothing here ever reads them. Failures are logged only."""
-        try:
-            self._consumer.commit(
-                offsets=[TopicPartition(self._spec.topic, number, offset) for number, offset in offsets.items()],
-                asynchronous=True,
-            )
-        except KafkaException as error:
-            log.debug("group_commit_failed", source=self._spec.name, error=error.args[0].str())
-
-    def close(self) -> None:
-        """Leave the broker and close the journals."""
-        self._consumer.close()
-        for journal in self._journals:
-            journal.close()
-
-    def _without_events(self, messages: Sequence[Message]) -> tuple[list[Message], dict[int, int]]:
-        """The messages without librdkafka's events, and the offsets at which it met a partition's end."""
-        errors = list(map(Message.error, messages))
-        if not any(errors):
-            return list(messages), {}
-        ends: dict[int, int] = {}
-        for message, error in zip(messages, errors, strict=True):
-            if error is not None and error.code() == KafkaError._PARTITION_EOF:
-                ends[message.partition()] = message.offset()
-            elif error is not None:
-                self._handle(message, error)
-        return [message for message, error in zip(messages, errors, strict=True) if error is None], ends
-
-    def _note_ends(self, ends: Mapping[int, int]) -> None:
-        for number, offset in ends.items():
+    def _take(self, messages: Sequence[Message], ends: Mapping[int, int], now: float) -> list[PartitionBatch]:
+        """Decode and judge messages without errors, and move on behind them."""
+        if not messages:
+            self._note_ends(ends)
+            return []
+        raw = collect(messages, {p.number: (p.next_offset, p.stop_at) for p in self._partitions.values()})
+        judged = self._judge.judge(raw, self._decoder.decode(raw.values), self._clock() // 1_000)
+        first = {number: self._partitions[number].next_offset for number, _, _ in raw.spans}
+        for number, reached in raw.reached.items():
             partition = self._partitions[number]
-            if partition.stop_at is not None:
-                # What came after the recorded end was dropped unread: it belongs to the next run.
-                offset = min(offset, partition.stop_at)
-            if offset >= partition.next_offset:
-                # The end lies past markers of transactions and gaps of compaction.
-                partition.next_offset = offset
-                partition.at_end = True
-
-    def _handle(self, message: Message, error: KafkaError) -> None:
-        place = f"topic '{self._spec.topic}' partition {message.partition()}"
-        if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
-            raise OffsetGapError(
-                f"{place}: the offset to read on from is gone: {error.str()}",
-                hint="lengthen the topic's retention; to begin again without them, use a new data_dir",
-            )
-        if error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED):
-            raise SourceError(f"{place}: {error.str()}", hint="give the worker's user the right to read the topic")
-        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
-            raise SourceError(f"{place} is gone: {error.str()}", hint="was the topic deleted? start again once it exists")
-        now = self._monotonic()
-        if now >= self._silent_until:
-            # librdkafka goes on trying by itself; the log need not hear of each time.
-            self._silent_until = now + 5.0
-            log.warning("kafka_read_error", source=self._spec.name, error=error.str(), code=error.name())
-
-    def _judge(self, messages: Sequence[Message], now: float) -> list[PartitionBatch]:
-        raw = RawMessages.of(messages)
-        decoded = self._decoder.decode(raw.values)
-        wall_us = self._clock() // 1_000
-        batches = []
-        for number, rows in raw.by_partition():
-            partition = self._partitions[number]
-            if partition.stop_at is not None:
-                rows = rows[raw.offsets[rows] < partition.stop_at]
-            rows = rows[raw.offsets[rows] >= partition.next_offset]
-            if not len(rows):
-                if partition.stop_at is not None and partition.next_offset < partition.stop_at:
-                    partition.next_offset = partition.stop_at
-                continue
-            first = partition.next_offset
-            partition.next_offset = int(raw.offsets[rows[-1]]) + 1
+            # What lies at or past the recorded end belongs to the next run; there may be a gap before it.
+            reached = reached if partition.stop_at is None else min(reached, partition.stop_at)
+            partition.next_offset = max(partition.next_offset, reached)
             partition.at_end = False
             partition.last_message_at = now
-            judged = partition.judge.judge(raw, decoded, rows, wall_us, partition.next_offset)
-            progress = self._tell(partition, first, now)
-            assert progress is not None, "offsets moved"
+        self._note_ends(ends)
+        batches = []
+        for verdicts, (number, start, end) in zip(judged, raw.spans, strict=True):
+            progress = self._tell(self._partitions[number], first[number], now)
+            assert progress is not None, "the offset moved"
+            rows = slice(start, end)
             batches.append(
                 PartitionBatch(
-                    progress, raw.offsets[rows], raw.arrival_us[rows], raw.sizes[rows], judged.accepted, judged.late, judged.dead
+                    progress,
+                    raw.offsets[rows],
+                    raw.arrival_us[rows],
+                    raw.sizes[rows],
+                    verdicts.accepted,
+                    verdicts.late,
+                    verdicts.dead,
                 )
             )
         return batches
 
+    def _heed(
+        self, messages: Sequence[Message], errors: Sequence[KafkaError | None], now: float
+    ) -> dict[int, int]:
+        """Offsets at which partitions end; other errors are raised, or logged where librdkafka goes on trying."""
+        ends: dict[int, int] = {}
+        for message, error in zip(messages, errors, strict=True):
+            number, offset = message.partition(), message.offset()
+            if error is None:
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:
+                assert number is not None
+                assert offset is not None
+                ends[number] = offset
+                continue
+            place = f"topic '{self._spec.topic}' partition {number}"
+            if error.code() in _GONE:
+                raise OffsetGapError(
+                    f"{place}: the offset to read on from is gone: {error.str()}",
+                    hint="lengthen the topic's retention; to begin again without them, use a new data_dir",
+                )
+            if error.code() in _DENIED:
+                raise SourceError(
+                    f"{place}: {error.str()}", hint="give the worker's user the right to read it"
+                )
+            if error.code() in _NO_TOPIC:
+                raise SourceError(f"{place} is gone: {error.str()}", hint="start again once the topic exists")
+            if now >= self._silent_until:
+                # librdkafka goes on trying by itself; the log need not hear of each time.
+                self._silent_until = now + REPEAT_WARNING_S
+                log.warning("kafka_read_error", source=self._spec.name, error=error.str(), code=error.name())
+        return ends
+
+    def _note_ends(self, ends: Mapping[int, int]) -> None:
+        for number, offset in ends.items():
+            partition = self._partitions[number]
+            reached = offset if partition.stop_at is None else min(offset, partition.stop_at)
+            # An end that was met before further messages of the same poll is none any more.
+            if reached >= partition.next_offset:
+                # The end lies past markers of transactions and gaps of compaction.
+                partition.next_offset = reached
+                partition.at_end = True
+
     def _tell(self, partition: _Partition, first_offset: int, now: float) -> PartitionProgress | None:
         """The partition's progress, None when it is what was told last."""
-        newest = partition.judge.max_event_time_us
-        state: PartitionState = "active"
-        if partition.finished:
-            state = "empty" if newest == NO_TIME else "ended"
-            if partition.told is None or partition.told.state != state:
-                self._stop_reading(partition)
-        elif partition.at_end and partition.stop_at is None:
-            idle = now - partition.last_message_at >= self._spec.idle_timeout_us / 1e6
-            state = "empty" if newest == NO_TIME else "idle" if idle else "active"
+        state = self._state(partition, now)
         last = partition.told
         if last is not None and (last.next_offset, last.state) == (partition.next_offset, state):
             return None
-        first = min(first_offset, last.next_offset) if last is not None else first_offset
+        if partition.finished and partition.number in self._reading:
+            self._reading.remove(partition.number)
+            self._consumer.incremental_unassign([self._place(partition.number)])
+        first = first_offset if last is None else min(first_offset, last.next_offset)
+        newest = self._judge.max_event_time_us[partition.number]
         partition.told = PartitionProgress(partition.number, first, partition.next_offset, newest, state)
         return partition.told
 
-    def _stop_reading(self, partition: _Partition) -> None:
+    def _state(self, partition: _Partition, now: float) -> PartitionState:
+        known = self._judge.max_event_time_us[partition.number] != NO_TIME
+        if partition.finished:
+            return "ended" if known else "empty"
+        if not partition.at_end or partition.stop_at is not None:
+            return "active"
+        if not known:
+            return "empty"
+        last = partition.told
+        if last is not None and last.state == "idle" and last.next_offset == partition.next_offset:
+            return "idle"
+        silent = now - partition.last_message_at >= self._spec.idle_timeout_us / 1e6
+        return "idle" if silent and self._nothing_waits(partition, now) else "active"
+
+    def _nothing_waits(self, partition: _Partition, now: float) -> bool:
+        """Whether the broker says that the partition ends where it was read to: a dead one is silent too."""
+        if now < self._ask_from:
+            return False
         try:
-            self._consumer.incremental_unassign([TopicPartition(self._spec.topic, partition.number)])
-        except KafkaException:
-            return  # it had nothing to read from the start, and was never assigned
+            _, end = self._consumer.get_watermark_offsets(
+                self._place(partition.number), timeout=ASK_TIMEOUT_S
+            )
+        except KafkaException as error:
+            self._ask_from = now + ASK_AGAIN_S
+            log.debug("end_unknown", source=self._spec.name, error=error.args[0].str())
+            return False
+        return bool(end <= partition.next_offset)
+
+    def _place(self, number: int, offset: int | None = None) -> TopicPartition:
+        if offset is None:
+            return TopicPartition(self._spec.topic, number)
+        return TopicPartition(self._spec.topic, number, offset)
 
 
-def _consumer_settings(bootstrap_servers: str, group_id: str, settings: Mapping[str, str]) -> dict[str, object]:
+def _consumer_settings(
+    bootstrap_servers: str, group_id: str, settings: Mapping[str, str]
+) -> dict[str, object]:
+    for name in ("group.id", *_OURS):
+        if name in settings:
+            raise ConfigError(
+                f"[kafka.settings] '{name}' can't be set: featurestore keeps its own offsets",
+                hint="remove it" if name in _OURS else "set [kafka] group_id",
+            )
     return {
-        "group.id": group_id,
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
-        "auto.offset.reset": "error",
         "isolation.level": "read_committed",
         # librdkafka's default of 1000 ms reads a filled topic seven times slower at the same CPU.
         "fetch.queue.backoff.ms": 10,
         "fetch.wait.max.ms": 50,
         "queued.max.messages.kbytes": QUEUED_KBYTES,
+        "on_commit": _log_commit,
         **client_settings(bootstrap_servers, settings),
+        "group.id": group_id,
+        **_OURS,
     }
 
 
+def _log_commit(error: KafkaError | None, places: Sequence[TopicPartition]) -> None:
+    errors = [place.error for place in places if place.error is not None]
+    if error is not None or errors:
+        log.debug("group_commit_failed", error=str(error or errors[0]))

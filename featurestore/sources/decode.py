@@ -1,7 +1,8 @@
 """Decode message values, each on its own: a bad one costs itself and nothing else.
 
-The good path is one C-level `map` over the values. An exception leaves what was decoded before it in the list, and
-the map goes on behind the bad value: row i is message i by construction, whatever the values hold.
+The good path is one C-level `map` over the values. An exception leaves what was decoded before it in the
+list, and the map goes on behind the bad value: row i is message i by construction, whatever the values
+hold.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from featurestore.sources.avro_codec import avro_codec
 from featurestore.sources.columns import column_series, empty_frame
 from featurestore.sources.json_codec import json_codec
 
+FORMATS = ("json", "avro", "avro-confluent")
+
 
 @dataclass(frozen=True)
 class BadValue:
@@ -32,7 +35,7 @@ class BadValue:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Decoded values. frame: the good rows, in order; good: their positions, int64; bad: the others."""
+    """Decoded values, in order. frame: the good rows; good: their positions, int64; bad: the others."""
 
     frame: pl.DataFrame
     good: np.ndarray
@@ -43,8 +46,8 @@ class Decoded:
 class Codec:
     """How one format is decoded.
 
-    decode: one value to a row object, raising for a bad one. pickers: row object to each column's value, at C speed.
-    classify: a raised error to (reason, text).
+    decode: one value to a row object, raising for a bad one (and for None). pickers: row object to each
+    column's value, at C speed. classify: a raised error to (reason, text).
     """
 
     decode: Callable[[bytes], Any]
@@ -55,19 +58,21 @@ class Codec:
 class Decoder:
     """Decodes values of one source, by the schema it was resolved with.
 
-    base_dir: what a relative schema path of an Avro source is relative to.
+    base_dir: what a relative schema path of an Avro source is relative to. Raises ConfigError for an
+    unknown format, SchemaError for a schema that can't be used.
     """
 
     def __init__(self, spec: SourceSpec, base_dir: Path) -> None:
         self._columns = spec.columns
         self._event_time = spec.event_time
         if spec.format == "json":
-            decode, pickers, classify = json_codec(spec.columns)
-        elif spec.format in ("avro", "avro-confluent"):
-            decode, pickers, classify = avro_codec(spec, base_dir)
+            self._codec = Codec(*json_codec(spec.columns))
+        elif spec.format in FORMATS:
+            self._codec = Codec(*avro_codec(spec, base_dir))
         else:
-            raise ConfigError(f"source '{spec.name}': unknown format '{spec.format}'", hint="json, avro or avro-confluent")
-        self._codec = Codec(decode, pickers, classify)
+            raise ConfigError(
+                f"source '{spec.name}': unknown format '{spec.format}'", hint=f"one of {', '.join(FORMATS)}"
+            )
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
         """Decode a batch; each value is in exactly one of `good` and `bad`."""
@@ -88,11 +93,12 @@ class Decoder:
                     wrong.setdefault(row, self._outside(column, cells[row]))
         frame = pl.DataFrame(series)
         if wrong:
-            kept = np.setdiff1d(np.arange(len(rows)), list(wrong))
-            bad = sorted(
-                [*bad, *(BadValue(int(good[row]), *why) for row, why in wrong.items())], key=lambda value: value.index
-            )
-            frame, good = frame[kept.tolist()], good[kept]
+            late_found = [BadValue(int(good[row]), *why) for row, why in wrong.items()]
+            bad = sorted([*bad, *late_found], key=lambda value: value.index)
+            keep = np.ones(len(rows), dtype=bool)
+            keep[list(wrong)] = False
+            frame, good = frame.filter(keep), good[keep]
+        assert len(frame) == len(good) == len(values) - len(bad), "each value is good or bad"
         return Decoded(frame, good, bad)
 
     def _decode_rows(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[BadValue]]:
@@ -103,7 +109,9 @@ class Decoder:
             try:
                 rows.extend(pending)
                 return rows, bad
-            except Exception as error:
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a decoder raises, the value is at fault
                 index = len(rows) + len(bad)
                 if values[index] is None:
                     bad.append(BadValue(index, "tombstone", "the value is null"))
@@ -112,4 +120,4 @@ class Decoder:
 
     def _outside(self, column: ColumnSpec, value: object) -> tuple[str, str]:
         reason = "event_time_out_of_range" if column.name == self._event_time else "out_of_range"
-        return reason, f"field '{column.name}': {value!r} is no instant between the years 1 and 9999"
+        return reason, f"field '{column.name}': {value} is no time between the years 1 and 9999 in UTC"

@@ -1,7 +1,7 @@
 """The embedded broker: librdkafka's mock cluster, for development, demos and tests on one machine.
 
-It lives in memory as long as its process. It creates topics on first use, keeps about 5 MB or 100,000 messages a
-partition, and knows no topic ids: the generation made at its start stands for them.
+It lives in memory as long as its process. It creates topics on first use, keeps about 5 MB or 100,000
+messages a partition, and knows no topic ids: the generation made at its start stands for them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read_address(path: Path) -> EmbeddedAddress | None:
 
 
 def embedded_address(data_dir: Path) -> EmbeddedAddress:
-    """Address of the embedded broker that some process hosts. Raises BrokerUnavailableError when none does."""
+    """Address of the embedded broker that a process hosts. Raises BrokerUnavailableError when none does."""
     address = read_address(data_dir / FILE_NAME)
     if address is None or not _alive(address.pid):
         raise BrokerUnavailableError(

@@ -1,67 +1,103 @@
 """JSON values by msgspec, strictly typed by the topic's schema.
 
-Missing field: its default, else null when it is nullable, else a dead letter. Extra fields are ignored. An integer is
-taken for a float; nothing else is converted.
+A missing field takes its default, else null where null is allowed, else it is a dead letter. Fields that
+the schema does not name are ignored; of a field written twice the last one counts. An integer is taken for
+a float; nothing else is converted: no string for a number, no 3.0 for an integer, no date-time without a
+zone. Binary is base64.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 
 from featurestore.definitions.specs import ColumnSpec
+from featurestore.durations import parse_instant_us
+from featurestore.errors import ConfigError, SchemaError
 
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-_TYPES: dict[str, Any] = {"Int64": _INT64, "Float64": float, "String": str, "Boolean": bool, "Binary": bytes}
+_TYPES: dict[str, Any] = {
+    "Int64": _INT64,
+    "Float64": float,
+    "String": str,
+    "Boolean": bool,
+    "Binary": bytes,
+    "Datetime": _INT64,
+    "Date": _INT64,
+}
+_ISO_TYPES: dict[str, Any] = {"Datetime": Annotated[datetime, msgspec.Meta(tz=True)], "Date": date}
+_PLACE = re.compile(r" - at `\$.*$", re.DOTALL)
 
 
 def json_codec(
     columns: Sequence[ColumnSpec],
 ) -> tuple[Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception], tuple[str, str]]]:
-    """(decode, pickers, classify) for values with these columns; see `decode.Codec`."""
+    """(decode, pickers, classify) for values with these columns; see `decode.Codec`.
+
+    Raises SchemaError when a default does not fit its column.
+    """
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     # Required fields come first in a struct.
     ordered = sorted(range(len(columns)), key=lambda i: columns[i].has_default or columns[i].nullable)
     for i in ordered:
         column = columns[i]
-        kind = _field_type(column)
-        if column.has_default or column.nullable:
-            fields.append((f"f{i}", kind, column.default if column.has_default else None))
+        kind = (_ISO_TYPES if column.unit == "iso" else _TYPES)[column.dtype]
+        kind = kind | None if column.nullable else kind
+        if column.has_default:
+            fields.append((f"f{i}", kind, _default(column)))
+        elif column.nullable:
+            fields.append((f"f{i}", kind, None))
         else:
             fields.append((f"f{i}", kind))
     names = {f"f{i}": column.name for i, column in enumerate(columns)}
+    # gc=False: the collector need not know objects that hold no others.
     struct = msgspec.defstruct("Value", fields, rename=names, gc=False)
     pickers = [attrgetter(f"f{i}") for i in range(len(columns))]
     return msgspec.json.Decoder(struct).decode, pickers, classify_json
 
 
-def _field_type(column: ColumnSpec) -> Any:
-    if column.dtype == "Datetime":
-        kind: Any = Annotated[datetime, msgspec.Meta(tz=True)] if column.unit == "iso" else _INT64
-    elif column.dtype == "Date":
-        kind = date if column.unit == "iso" else Annotated[int, msgspec.Meta(ge=-719_162, le=2_932_896)]
-    else:
-        kind = _TYPES[column.dtype]
-    return kind | None if column.nullable else kind
+def _default(column: ColumnSpec) -> object:
+    """The default as a decoded value would be."""
+    value = column.default
+    try:
+        if value is None:
+            if not column.nullable:
+                raise ValueError("null is not allowed")
+            return None
+        if column.unit == "iso" and column.dtype == "Datetime":
+            return datetime.fromtimestamp(parse_instant_us(str(value)) / 1e6, tz=timezone.utc)
+        if column.unit == "iso":
+            return date.fromisoformat(str(value))
+        if column.dtype == "Binary":
+            # Avro writes the default of bytes as text, one character a byte.
+            return str(value).encode("latin-1")
+        return msgspec.convert(value, _TYPES[column.dtype])
+    except (ValueError, ConfigError) as error:
+        raise SchemaError(
+            f"column '{column.name}': its default {value!r} is no {column.dtype} ({error})"
+        ) from error
 
 
 def classify_json(error: Exception) -> tuple[str, str]:
     """(reason, text) of what msgspec raised."""
-    text = str(error)
-    if not isinstance(error, msgspec.ValidationError):
-        reason = "out_of_range" if "out of range" in text else "malformed"
-    elif "missing required field" in text:
-        reason = "missing_field"
-    elif "got `null`" in text and not text.startswith("Expected `object`"):
-        reason = "null_field"
-    elif "Expected `object`" in text:
+    text = str(error) or type(error).__name__
+    what = _PLACE.sub("", text)
+    if what.startswith("Number out of range"):
+        reason = "out_of_range"
+    elif not isinstance(error, msgspec.ValidationError) or what.startswith("Expected `object`"):
+        # Not JSON, not UTF-8, nested too deeply, or JSON of another kind: no event.
         reason = "malformed"
-    elif "out of range" in text or "Expected `int` <=" in text or "Expected `int` >=" in text:
+    elif what.startswith("Object missing required field"):
+        reason = "missing_field"
+    elif what.endswith("got `null`"):
+        reason = "null_field"
+    elif what.startswith(("Expected `int` <=", "Expected `int` >=", "Integer value out of range")):
         reason = "out_of_range"
     else:
         reason = "wrong_type"
-    return reason, text or type(error).__name__
+    return reason, text

@@ -1,175 +1,201 @@
-"""Give every message of a partition its verdict: accepted, too late, or a dead letter."""
+"""Give every message its verdict: accepted, too late, or a dead letter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import polars as pl
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 
 from featurestore.batches import (
     ARRIVAL_TIME,
     EVENT_TIME,
-    NO_TIME,
     OFFSET,
     PARTITION,
     PARTITION_WATERMARK,
 )
 from featurestore.definitions.specs import SourceSpec
 from featurestore.durations import format_duration, format_instant
+from featurestore.sources.columns import POLARS_DTYPES
 from featurestore.sources.decode import Decoded
 from featurestore.sources.lateness import in_future, max_before, too_late, watermark_before
+from featurestore.sources.messages import RawMessages
 from featurestore.sources.verdicts import VerdictJournal
 
 _INSTANT = pl.Datetime("us", "UTC")
-DEAD_SCHEMA = {
-    PARTITION: pl.Int32,
-    OFFSET: pl.Int64,
-    "key": pl.Binary,
-    "value": pl.Binary,
-    ARRIVAL_TIME: _INSTANT,
-    "reason": pl.String,
-    "error": pl.String,
-}
-
-
-@dataclass(frozen=True)
-class RawMessages:
-    """Messages of a poll as columns, in the order they came; arrays int64, shape (n,).
-
-    arrival_us: Kafka's timestamp. broker_time: whether the broker set it (else the producer did). sizes: value bytes.
-    """
-
-    messages: Sequence[Message]
-    values: list[bytes | None]
-    partitions: np.ndarray
-    offsets: np.ndarray
-    arrival_us: np.ndarray
-    broker_time: np.ndarray
-    sizes: np.ndarray
-
-    @staticmethod
-    def of(messages: Sequence[Message]) -> RawMessages:
-        """Take the columns out of messages, each by one C-level map."""
-        n = len(messages)
-        values = list(map(Message.value, messages))
-        stamps = np.fromiter(chain.from_iterable(map(Message.timestamp, messages)), dtype=np.int64, count=2 * n)
-        return RawMessages(
-            messages,
-            values,
-            np.fromiter(map(Message.partition, messages), dtype=np.int64, count=n),
-            np.fromiter(map(Message.offset, messages), dtype=np.int64, count=n),
-            stamps[1::2] * 1_000,
-            stamps[0::2] == TIMESTAMP_LOG_APPEND_TIME,
-            np.fromiter((0 if value is None else len(value) for value in values), dtype=np.int64, count=n)
-            if None in values
-            else np.fromiter(map(len, values), dtype=np.int64, count=n),  # type: ignore[arg-type]
-        )
-
-    def by_partition(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(partition, positions in offset order) of each partition."""
-        for partition in np.unique(self.partitions).tolist():
-            yield partition, np.flatnonzero(self.partitions == partition)
+DEAD_SCHEMA = pl.Schema(
+    {
+        PARTITION: pl.Int32(),
+        OFFSET: pl.Int64(),
+        "key": pl.Binary(),
+        "value": pl.Binary(),
+        ARRIVAL_TIME: _INSTANT,
+        "reason": pl.String(),
+        "error": pl.String(),
+    }
+)
 
 
 @dataclass(frozen=True)
 class Judged:
     """Verdicts on one partition's messages; frames as `PartitionBatch` describes them."""
 
+    partition: int
     accepted: pl.DataFrame
     late: pl.DataFrame
     dead: pl.DataFrame
 
 
 class Judge:
-    """Judges one partition, in offset order. max_event_time_us: of valid events so far, NO_TIME if none."""
+    """Judges the partitions of one source, each in offset order.
 
-    def __init__(self, spec: SourceSpec, partition: int, max_event_time_us: int, journal: VerdictJournal) -> None:
+    max_event_time_us: of each partition's valid events so far, NO_TIME if none; `judge` moves it on.
+    journals: one for each partition.
+    """
+
+    def __init__(
+        self,
+        spec: SourceSpec,
+        max_event_time_us: Mapping[int, int],
+        journals: Mapping[int, VerdictJournal],
+    ) -> None:
         self._spec = spec
-        self._partition = partition
-        self._journal = journal
-        self.max_event_time_us = max_event_time_us
+        self._journals = journals
+        self.max_event_time_us = dict(max_event_time_us)
+        events = {column.name: POLARS_DTYPES[column.dtype] for column in spec.columns}
+        events |= {PARTITION: pl.Int32(), OFFSET: pl.Int64(), EVENT_TIME: _INSTANT, ARRIVAL_TIME: _INSTANT}
+        events |= {PARTITION_WATERMARK: pl.Int64()}
+        self._no_late = pl.DataFrame(schema={**events, "watermark": _INSTANT, "lateness": pl.Int64()})
+        self._no_dead = pl.DataFrame(schema=DEAD_SCHEMA)
 
-    def judge(
-        self, raw: RawMessages, decoded: Decoded, rows: np.ndarray, wall_us: int, next_offset: int
-    ) -> Judged:
-        """Verdicts on the messages at positions `rows` (one partition, offsets ascending).
+    def judge(self, raw: RawMessages, decoded: Decoded, wall_us: int) -> list[Judged]:
+        """Verdicts on messages, by partition as in `raw.spans`; their offsets follow those of earlier calls.
 
-        wall_us: the clock at reading. The future verdicts are remembered before this returns.
+        wall_us: the clock at reading. Verdicts in which it spoke are remembered before this returns.
         """
-        mine = np.flatnonzero(np.isin(decoded.good, rows, assume_unique=True)) if len(rows) != len(raw.offsets) else None
-        good = decoded.good if mine is None else decoded.good[mine]
-        frame = decoded.frame if mine is None else decoded.frame[mine]
-        dead: list[tuple[int, str, str]] = []
-        if decoded.bad:
-            wanted = set(rows.tolist())
-            dead = [(bad.index, bad.reason, bad.error) for bad in decoded.bad if bad.index in wanted]
+        frame, good = decoded.frame, decoded.good
+        dead = [(value.index, value.reason, value.error) for value in decoded.bad]
         time = frame[self._spec.event_time].dt.epoch("us")
         if time.null_count():
             missing = time.is_null().to_numpy()
             text = f"event time field '{self._spec.event_time}' is null"
-            dead.extend((int(index), "event_time_missing", text) for index in good[missing])
+            dead.extend((index, "event_time_missing", text) for index in good[missing].tolist())
             frame, good, time = frame.filter(~missing), good[~missing], time.drop_nulls()
         event_us = time.to_numpy()
-        offsets = raw.offsets[good]
-        future = self._future(raw, good, event_us, offsets, wall_us)
-        self._journal.record(offsets[future], next_offset)
+        future = self._future(raw, good, event_us, wall_us)
+        self._remember(raw, good[future])
         if future.any():
             dead.extend(self._future_letters(good[future], event_us[future]))
-            frame, good, event_us, offsets = frame.filter(~future), good[~future], event_us[~future], offsets[~future]
-        before = max_before(event_us, self.max_event_time_us)
-        watermark = watermark_before(before, self._spec.max_out_of_orderness_us)
-        late = too_late(event_us, watermark, self._spec.allowed_lateness_us)
-        if len(event_us):
-            self.max_event_time_us = max(self.max_event_time_us, int(event_us.max()))
-        events = frame.with_columns(
-            pl.lit(self._partition, dtype=pl.Int32).alias(PARTITION),
-            pl.Series(OFFSET, offsets),
-            pl.Series(EVENT_TIME, event_us).cast(_INSTANT),
-            pl.Series(ARRIVAL_TIME, raw.arrival_us[good]).cast(_INSTANT),
-            pl.Series(PARTITION_WATERMARK, watermark),
+            frame, good, event_us = frame.filter(~future), good[~future], event_us[~future]
+        watermark, late = self._lateness(raw, good, event_us)
+        rows_of = np.repeat([p for p, _, _ in raw.spans], [end - start for _, start, end in raw.spans])
+        events = frame.hstack(
+            [
+                pl.Series(PARTITION, rows_of[good].astype(np.int32)),
+                pl.Series(OFFSET, raw.offsets[good]),
+                pl.Series(EVENT_TIME, event_us).cast(_INSTANT),
+                pl.Series(ARRIVAL_TIME, raw.arrival_us[good]).cast(_INSTANT),
+                pl.Series(PARTITION_WATERMARK, watermark),
+            ]
         )
-        return Judged(events.filter(~late) if late.any() else events, _late(events, late), self._dead(raw, dead))
+        return self._by_partition(raw, good, events, late, sorted(dead))
 
-    def _future(
-        self, raw: RawMessages, good: np.ndarray, event_us: np.ndarray, offsets: np.ndarray, wall_us: int
-    ) -> np.ndarray:
+    def _future(self, raw: RawMessages, good: np.ndarray, event_us: np.ndarray, wall_us: int) -> np.ndarray:
         limit = np.where(raw.broker_time[good], raw.arrival_us[good], wall_us)
-        now = in_future(event_us, limit, self._spec.max_future_us)
-        judged_before, future_then = self._journal.replayed(offsets)
-        return np.where(judged_before, future_then, now)
+        future = in_future(event_us, limit, self._spec.max_future_us)
+        for partition, low, high in _spans_of(raw, good):
+            journal = self._journals[partition]
+            offsets = raw.offsets[good[low:high]]
+            if len(offsets) and offsets[0] < journal.replay_end:
+                decided, then = journal.replayed(offsets)
+                future[low:high] = np.where(decided, then, future[low:high])
+        return future
+
+    def _remember(self, raw: RawMessages, future: np.ndarray) -> None:
+        cuts = {partition: (low, high) for partition, low, high in _spans_of(raw, future)}
+        for partition, _, end in raw.spans:
+            low, high = cuts[partition]
+            self._journals[partition].record(raw.offsets[future[low:high]], int(raw.offsets[end - 1]) + 1)
+
+    def _lateness(
+        self, raw: RawMessages, good: np.ndarray, event_us: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Partition watermark before each row, and which rows are too late."""
+        before = np.empty(len(good), dtype=np.int64)
+        for partition, low, high in _spans_of(raw, good):
+            if low < high:
+                newest = self.max_event_time_us[partition]
+                before[low:high] = max_before(event_us[low:high], newest)
+                self.max_event_time_us[partition] = max(newest, int(event_us[low:high].max()))
+        watermark = watermark_before(before, self._spec.max_out_of_orderness_us)
+        return watermark, too_late(event_us, watermark, self._spec.allowed_lateness_us)
 
     def _future_letters(self, good: np.ndarray, event_us: np.ndarray) -> Iterator[tuple[int, str, str]]:
         ahead = format_duration(self._spec.max_future_us)
         for index, us in zip(good.tolist(), event_us.tolist(), strict=True):
-            yield index, "event_time_in_future", f"event time {format_instant(us)} is more than {ahead} ahead of its arrival"
+            text = f"event time {format_instant(us)} is more than {ahead} ahead of its arrival"
+            yield index, "event_time_in_future", text
 
-    def _dead(self, raw: RawMessages, dead: list[tuple[int, str, str]]) -> pl.DataFrame:
-        if not dead:
-            return pl.DataFrame(schema=DEAD_SCHEMA)
-        dead.sort()
-        index = [position for position, _, _ in dead]
-        return pl.DataFrame(
-            {
-                PARTITION: [self._partition] * len(dead),
-                OFFSET: raw.offsets[index],
-                "key": [raw.messages[position].key() for position in index],
-                "value": [raw.values[position] for position in index],
-                ARRIVAL_TIME: pl.Series(raw.arrival_us[index]).cast(_INSTANT),
-                "reason": [reason for _, reason, _ in dead],
-                "error": [error for _, _, error in dead],
-            },
-            schema=DEAD_SCHEMA,
-        )
+    def _by_partition(
+        self,
+        raw: RawMessages,
+        good: np.ndarray,
+        events: pl.DataFrame,
+        late: np.ndarray,
+        dead: list[tuple[int, str, str]],
+    ) -> list[Judged]:
+        any_late = bool(late.any())
+        accepted = events.filter(~late) if any_late else events
+        late_events = _with_lateness(events.filter(late)) if any_late else self._no_late
+        letters = _letters(raw, dead) if dead else self._no_dead
+        accepted_cuts = _spans_of(raw, good[~late] if any_late else good)
+        late_cuts = _spans_of(raw, good[late])
+        dead_cuts = _spans_of(raw, np.array([index for index, _, _ in dead], dtype=np.int64))
+        return [
+            Judged(
+                partition,
+                accepted.slice(low, high - low),
+                late_events.slice(late_low, late_high - late_low),
+                letters.slice(dead_low, dead_high - dead_low),
+            )
+            for (partition, low, high), (_, late_low, late_high), (_, dead_low, dead_high) in zip(
+                accepted_cuts, late_cuts, dead_cuts, strict=True
+            )
+        ]
 
 
-def _late(events: pl.DataFrame, late: np.ndarray) -> pl.DataFrame:
-    rows = events.filter(late) if late.any() else events.clear()
-    watermark = pl.col(PARTITION_WATERMARK)
-    return rows.with_columns(
-        watermark.cast(_INSTANT).alias("watermark"),
-        (watermark - pl.col(EVENT_TIME).dt.epoch("us")).alias("lateness"),
+def _spans_of(raw: RawMessages, rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """(partition, first, end) into `rows`, ascending rows of `raw`, for each of its partitions."""
+    edges = np.searchsorted(rows, [0, *(end for _, _, end in raw.spans)]).tolist()
+    for (partition, _, _), low, high in zip(raw.spans, edges, edges[1:]):
+        yield partition, low, high
+
+
+def _letters(raw: RawMessages, dead: list[tuple[int, str, str]]) -> pl.DataFrame:
+    index = np.array([position for position, _, _ in dead], dtype=np.int64)
+    partitions = np.concatenate(
+        [np.full(high - low, partition, dtype=np.int32) for partition, low, high in _spans_of(raw, index)]
+    )
+    return pl.DataFrame(
+        {
+            PARTITION: partitions,
+            OFFSET: raw.offsets[index],
+            "key": [raw.messages[position].key() for position in index],
+            "value": [raw.values[position] for position in index],
+            ARRIVAL_TIME: pl.Series(raw.arrival_us[index]).cast(_INSTANT),
+            "reason": [reason for _, reason, _ in dead],
+            "error": [error for _, _, error in dead],
+        },
+        schema=DEAD_SCHEMA,
+    )
+
+
+def _with_lateness(events: pl.DataFrame) -> pl.DataFrame:
+    watermark = events[PARTITION_WATERMARK]
+    return events.hstack(
+        [
+            watermark.cast(_INSTANT).alias("watermark"),
+            (watermark - events[EVENT_TIME].dt.epoch("us")).alias("lateness"),
+        ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ import msgspec
 import polars as pl
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from featurestore.errors import ConfigError, SourceError
+from featurestore.errors import ConfigError, SourceError, TopicNotFoundError
 from featurestore.sources.client import client_settings, kafka_error, make_client
 
 FLUSH_TIMEOUT_S = 30.0
+TOPIC_TIMEOUT_S = 5.0
+ROWS_AT_ONCE = 50_000
+PROGRESS_EVERY = 10_000
 
 
 @dataclass(frozen=True)
@@ -25,41 +29,87 @@ class Produced:
 
 
 class MessageSender:
-    """A producer that keeps every delivery's result. Raises BrokerUnavailableError, ConfigError when made or flushed."""
+    """A producer that keeps every delivery's result; messages of one key keep their order.
+
+    Raises BrokerUnavailableError, TopicNotFoundError (the broker does not create topics), ConfigError when
+    made; SourceError for what was not delivered.
+    """
 
     def __init__(self, bootstrap_servers: str, topic: str, settings: Mapping[str, str]) -> None:
-        shared = client_settings(bootstrap_servers, settings)
-        defaults = {"linger.ms": 5, "queue.buffering.max.messages": 200_000, "message.timeout.ms": 30_000}
+        defaults = {
+            # Retries neither repeat a message nor change their order.
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "queue.buffering.max.messages": 200_000,
+            "message.timeout.ms": 30_000,
+        }
         self._servers = bootstrap_servers
         self._topic = topic
-        self._producer = make_client(Producer, {**defaults, **shared})
+        self._doing = f"sending to topic '{topic}'"
+        self._producer = make_client(Producer, {**defaults, **client_settings(bootstrap_servers, settings)})
         self._error: KafkaError | None = None
+        self._sent = 0
         self._delivered = 0
         self._bytes = 0
-        try:
-            self._producer.list_topics(topic, timeout=5.0)
-        except KafkaException as error:
-            raise kafka_error(error, bootstrap_servers, f"sending to topic '{topic}'") from error
+        self._wait_for_topic()
 
-    def send(self, value: bytes, key: bytes | None = None, partition: int | None = None) -> None:
-        """Queue one message; waits when the queue is full."""
-        place = {} if partition is None else {"partition": partition}
+    def send(self, value: bytes | None, key: bytes | None = None, partition: int | None = None) -> None:
+        """Queue one message; waits when the queue is full. partition: None for the one that the key gives."""
         while True:
             try:
-                self._producer.produce(self._topic, value, key=key, on_delivery=self._note, **place)
-                self._producer.poll(0)
-                return
+                self._producer.produce(
+                    self._topic,
+                    value,
+                    key=key,
+                    partition=-1 if partition is None else partition,
+                    on_delivery=self._note,
+                )
+                break
             except BufferError:
                 self._producer.poll(0.1)
+                self._raise_undelivered()
+            except KafkaException as error:  # larger than the broker takes, no such partition
+                raise kafka_error(error, self._servers, self._doing) from error
+        self._sent += 1
+        if self._sent % 1_000 == 0:
+            self._producer.poll(0)
+            self._raise_undelivered()
 
     def flush(self) -> Produced:
-        """Wait until the broker has everything. Raises SourceError when a message was not delivered."""
-        left = self._producer.flush(FLUSH_TIMEOUT_S)
-        if self._error is not None:
-            raise kafka_error(self._error, self._servers, f"sending to topic '{self._topic}'")
-        if left:
-            raise SourceError(f"{left} messages to topic '{self._topic}' were not acknowledged in {FLUSH_TIMEOUT_S:.0f} s")
+        """Wait until the broker has everything; as long as deliveries go on, this may take its time."""
+        left = len(self._producer)
+        while left:
+            before, left = left, self._producer.flush(FLUSH_TIMEOUT_S)
+            self._raise_undelivered()
+            if left >= before:
+                raise SourceError(
+                    f"{self._doing}: {left} messages were not acknowledged within {FLUSH_TIMEOUT_S:.0f} s",
+                    hint="look at the broker's log",
+                )
+        self._producer.poll(0)
+        self._raise_undelivered()
         return Produced(self._delivered, self._bytes)
+
+    def _wait_for_topic(self) -> None:
+        until = time.monotonic() + TOPIC_TIMEOUT_S
+        while True:
+            try:
+                found = self._producer.list_topics(self._topic, timeout=TOPIC_TIMEOUT_S).topics[self._topic]
+            except KafkaException as error:
+                raise kafka_error(error, self._servers, self._doing) from error
+            if found.partitions:
+                return
+            # A broker that creates topics on first use needs a moment.
+            if time.monotonic() > until:
+                raise TopicNotFoundError(
+                    f"topic '{self._topic}' does not exist at {self._servers}",
+                    hint="create it: this broker does not make topics on first use",
+                )
+            time.sleep(0.1)
+
+    def _raise_undelivered(self) -> None:
+        if self._error is not None:
+            raise kafka_error(self._error, self._servers, self._doing)
 
     def _note(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
@@ -72,19 +122,24 @@ class MessageSender:
 def read_messages(path: Path, key_column: str | None = None) -> Iterator[tuple[bytes | None, bytes]]:
     """(key, value) of each row of a JSON-lines or Parquet file.
 
-    Raises ConfigError when the file is missing, of another kind, or lacks the key column.
+    Lines are sent as they are, empty ones left out. Of Parquet rows times become ISO 8601 text and binary
+    base64. Raises ConfigError when the file is missing, of another kind, or lacks the key column.
     """
-    if not path.exists():
+    if not path.is_file():
         raise ConfigError(f"file {path} does not exist")
     if path.suffix == ".parquet":
         yield from _parquet_messages(path, key_column)
     elif path.suffix in (".jsonl", ".ndjson", ".json"):
         yield from _json_messages(path, key_column)
     else:
-        raise ConfigError(f"file {path} is neither JSON lines nor Parquet", hint="name it .jsonl, .ndjson, .json or .parquet")
+        raise ConfigError(
+            f"file {path} is neither JSON lines nor Parquet",
+            hint="name it .jsonl, .ndjson, .json or .parquet",
+        )
 
 
 def _json_messages(path: Path, key_column: str | None) -> Iterator[tuple[bytes | None, bytes]]:
+    decode = msgspec.json.Decoder(dict[str, object]).decode
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             value = line.rstrip(b"\r\n")
@@ -93,7 +148,7 @@ def _json_messages(path: Path, key_column: str | None) -> Iterator[tuple[bytes |
             key = None
             if key_column is not None:
                 try:
-                    row = msgspec.json.decode(value, type=dict[str, object])
+                    row = decode(value)
                 except msgspec.DecodeError as error:
                     raise ConfigError(f"{path} line {number}: {error}") from error
                 key = _key(row, key_column, f"{path} line {number}")
@@ -101,10 +156,14 @@ def _json_messages(path: Path, key_column: str | None) -> Iterator[tuple[bytes |
 
 
 def _parquet_messages(path: Path, key_column: str | None) -> Iterator[tuple[bytes | None, bytes]]:
-    for batch in pl.read_parquet(path).iter_slices(50_000):
+    encode = msgspec.json.Encoder().encode
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ConfigError(f"file {path} can't be read as Parquet: {error}") from error
+    for batch in frame.iter_slices(ROWS_AT_ONCE):
         for row in batch.iter_rows(named=True):
-            key = None if key_column is None else _key(row, key_column, str(path))
-            yield key, msgspec.json.encode(row)
+            yield None if key_column is None else _key(row, key_column, str(path)), encode(row)
 
 
 def _key(row: Mapping[str, object], column: str, place: str) -> bytes | None:
@@ -122,10 +181,13 @@ def produce(
     *,
     progress: Callable[[int], None] = lambda sent: None,
 ) -> Produced:
-    """Send messages to a topic and wait until the broker has them all. progress: told the number sent, now and then."""
+    """Send (key, value) messages to a topic and wait until the broker has them all.
+
+    progress: told the number of messages sent, now and then. Raises as `MessageSender` does.
+    """
     sender = MessageSender(bootstrap_servers, topic, settings)
     for sent, (key, value) in enumerate(messages, start=1):
         sender.send(value, key)
-        if sent % 10_000 == 0:
+        if sent % PROGRESS_EVERY == 0:
             progress(sent)
     return sender.flush()

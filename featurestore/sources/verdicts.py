@@ -1,48 +1,117 @@
 """Remember the one verdict in which a clock may speak: `event_time_in_future`.
 
-For each partition two small files: the offsets that were judged to be in the future, and the offset up to which this
-process has judged. Both are written before a poll is handed on, so that a replay keeps every verdict: below the second
-one an event is in the future exactly when its offset is in the first.
+For each partition two small files, both written before a poll is handed on. `….future` lists the offsets
+that were judged to be in the future; it grows only by such events, and is then synced to the disk.
+`….judged` holds the offset up to which was judged, one write a poll, left to the operating system. A replay
+keeps every verdict: an offset in the list is in the future, any other below the mark is not, whatever the
+clock says now. Should a power cut lose the mark, the clock judges again, and a later clock does not find an
+event in the future that an earlier one did not.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import numpy as np
 
+from featurestore.errors import StoreFullError
+
+_ENTRY_BYTES = 8
+
 
 class VerdictJournal:
-    """The verdicts of one partition, of one topic generation. One process owns it at a time."""
+    """The verdicts of one partition, of one topic generation. One process owns it at a time.
 
-    def __init__(self, folder: Path, generation: str, partition: int, resume_offset: int) -> None:
+    resume_offset: where reading resumes; older verdicts are dropped. fsync: whether new future verdicts are
+    synced. Raises StoreFullError when the disk is full.
+    """
+
+    def __init__(
+        self, folder: Path, generation: str, partition: int, resume_offset: int, *, fsync: bool = True
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._fsync = fsync
         stem = f"{generation}-{partition}"
-        self._future_path = folder / f"{stem}.future"
+        path = folder / f"{stem}.future"
+        self._future = _load(path, resume_offset, fsync=fsync)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._judged = os.open(folder / f"{stem}.judged", os.O_RDWR | os.O_CREAT, 0o644)
-        stored = os.pread(self._judged, 8, 0)
-        self.judged_to = int.from_bytes(stored, "little") if len(stored) == 8 else 0
-        future = np.fromfile(self._future_path, dtype="<i8") if self._future_path.exists() else np.empty(0, "<i8")
-        # What lies at or past judged_to was never handed on; what lies below the resume offset is never read again.
-        self._future = np.unique(future[(future < self.judged_to) & (future >= resume_offset)])
-        temporary = self._future_path.with_suffix(".tmp")
-        self._future.tofile(temporary)
-        temporary.rename(self._future_path)
-        self._file = os.open(self._future_path, os.O_WRONLY | os.O_APPEND)
+        mark = os.pread(self._judged, _ENTRY_BYTES, 0)
+        self._judged_to = int.from_bytes(mark, "little") if len(mark) == _ENTRY_BYTES else 0
+        self._judged_before = self._judged_to
+        if fsync:
+            _sync_folder(folder)
+
+    @property
+    def replay_end(self) -> int:
+        """Offsets from here on were not judged in an earlier life."""
+        listed = int(self._future[-1]) + 1 if len(self._future) else 0
+        return max(self._judged_before, listed)
 
     def replayed(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(which offsets were judged in an earlier life, which of all were judged to be in the future)."""
-        return offsets < self.judged_to, np.isin(offsets, self._future)
+        """Which offsets were judged in an earlier life, and which of these were in the future; boolean."""
+        future = np.isin(offsets, self._future)
+        return (offsets < self._judged_before) | future, future
 
     def record(self, future: np.ndarray, next_offset: int) -> None:
-        """Remember new verdicts: offsets in the future (int64), and that everything below `next_offset` is judged."""
-        if len(future):
-            os.write(self._file, future.astype("<i8").tobytes())
-        if next_offset > self.judged_to:
-            os.pwrite(self._judged, next_offset.to_bytes(8, "little"), 0)
+        """Remember offsets in the future (int64), and that all below `next_offset` is judged."""
+        try:
+            new = future[~np.isin(future, self._future)] if len(self._future) else future
+            if len(new):
+                _write_all(self._file, new.astype("<i8").tobytes())
+                if self._fsync:
+                    os.fdatasync(self._file)
+            if next_offset > self._judged_to:
+                os.pwrite(self._judged, next_offset.to_bytes(_ENTRY_BYTES, "little"), 0)
+                self._judged_to = next_offset
+        except OSError as error:
+            raise _full(error) from error
 
     def close(self) -> None:
         """Close the files."""
         os.close(self._file)
         os.close(self._judged)
+
+
+def _load(path: Path, resume_offset: int, *, fsync: bool) -> np.ndarray:
+    """The listed offsets from `resume_offset` on, ascending; what is older or torn is cut from the file."""
+    if not path.exists():
+        return np.empty(0, dtype=np.int64)
+    data = path.read_bytes()
+    listed = np.frombuffer(data[: len(data) // _ENTRY_BYTES * _ENTRY_BYTES], dtype="<i8")
+    kept: np.ndarray = np.unique(listed[listed >= resume_offset]).astype(np.int64)
+    if len(kept) * _ENTRY_BYTES != len(data):
+        temporary = path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(kept.astype("<i8").tobytes())
+                file.flush()
+                if fsync:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise _full(error) from error
+        temporary.rename(path)
+    return kept
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _full(error: OSError) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFullError(
+            "the disk is full: a verdict could not be written", hint="make room, then start again"
+        )
+    return error
