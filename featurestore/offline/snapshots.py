@@ -29,7 +29,7 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 
-from featurestore.errors import StoreFormatError
+from featurestore.errors import StoreFormatError, StoreFullError
 from featurestore.offline.atomic import (
     CrashPoint,
     no_crash,
@@ -154,7 +154,7 @@ class SnapshotWriter:
                 self._write_file(target, frame)
                 self._crash_point("file_written")
             publish(frames, self._crash_point)
-        except OSError:
+        except (OSError, StoreFullError):
             _undo(self._root, intent)
             remove_durably([path])
             raise

@@ -279,6 +279,21 @@ def test_a_full_disk_is_named_and_the_same_rows_can_be_written_later(tmp_path: P
     assert read_events(tmp_path, SOURCE)["_offset"].to_list() == [0, 1, 2, 3, 4]
 
 
+def test_late_events_written_before_the_disk_was_full_are_not_written_twice(tmp_path: Path) -> None:
+    late = [Message(n, 0, 1, n * SECOND, 90 * SECOND, "late") for n in range(1, 5)]
+    log = Log(0, 0, 5, [Message(0, 0, 1, 90 * SECOND, NO_TIME, "accepted"), *late])
+    archive = archive_of(tmp_path)
+    archive.append(log.batch(0, 3))
+    path = layout.partition_dir(tmp_path, "events", SOURCE, GENERATION, 0) / layout.segment_name(0)
+    path.parent.mkdir(parents=True)
+    layout.temporary_path(path).symlink_to("/dev/full")
+    with pytest.raises(StoreFullError):
+        archive.flush()
+    archive.append(log.batch(3, 5))
+    archive.flush()
+    assert read_late(tmp_path, SOURCE)["_offset"].to_list() == [1, 2, 3, 4]
+
+
 def test_a_damaged_newest_file_is_named_with_the_way_out(tmp_path: Path) -> None:
     write_whole(tmp_path, [accepted_log(20, size=0)])
     newest = layout.partition_dir(tmp_path, "events", SOURCE, GENERATION, 0) / layout.segment_name(16)
