@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+import rocksdict
 
 from featurestore.batches import NO_TIME
 from featurestore.compile.keys import shards_of
@@ -58,17 +59,27 @@ class ViewRead:
 class _ShardReader:
     def __init__(self, path: Path, scratch: Path) -> None:
         self._path = path
-        self._db = open_secondary(path, scratch)
+        self._scratch = scratch
+        self._opened = 0
         self._lock = threading.Lock()
         self._seen: object = None
+        self._db, self._manifest = self._open()
 
     def refresh(self) -> bool:
         """Catch up with the primary when its files changed; whether they had."""
         files = _growing_files(self._path)
         if files == self._seen:
             return False
-        with self._lock, rocks_errors(self._path):
-            self._db.try_catch_up_with_primary()
+        if _manifest(self._path) == self._manifest:
+            with self._lock, rocks_errors(self._path):
+                self._db.try_catch_up_with_primary()
+        else:
+            # The primary was opened anew, which moves its log into a table. A secondary that had not read the
+            # log's last records would go on answering from its memory, which it asks before the tables.
+            db, manifest = self._open()
+            with self._lock:
+                old, self._db, self._manifest = self._db, db, manifest
+            old.close()
         self._seen = files
         return True
 
@@ -80,15 +91,31 @@ class _ShardReader:
     def close(self) -> None:
         self._db.close()
 
+    def _open(self) -> tuple[rocksdict.Rdict, str]:
+        manifest = _manifest(self._path)
+        self._opened += 1
+        scratch = self._scratch.with_name(f"{self._scratch.name}-{self._opened}")
+        return open_secondary(self._path, scratch), manifest
+
+
+def _manifest(path: Path) -> str:
+    """Name of the manifest in force; a primary begins a new one whenever it is opened."""
+    try:
+        return (path / "CURRENT").read_text()
+    except OSError as error:
+        raise StoreError(f"shard {path} can't be read: {error.strerror}") from error
+
 
 def _growing_files(path: Path) -> list[tuple[str, int]]:
-    """Name and size of the files that grow when the primary writes."""
+    """Name and size of the files that grow when the primary writes, and when CURRENT was replaced."""
     files = []
     with os.scandir(path) as entries:
         for entry in entries:
-            if entry.name.endswith(".log") or entry.name.startswith("MANIFEST"):
-                # The primary removes old ones at any moment.
-                with suppress(FileNotFoundError):
+            # The primary removes old files at any moment.
+            with suppress(FileNotFoundError):
+                if entry.name == "CURRENT":
+                    files.append((entry.name, entry.stat().st_mtime_ns))
+                elif entry.name.endswith(".log") or entry.name.startswith("MANIFEST"):
                     files.append((entry.name, entry.stat().st_size))
     return sorted(files)
 

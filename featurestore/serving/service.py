@@ -117,9 +117,7 @@ class FeatureService:
                 "the request names neither features nor a feature_service",
                 hint='send "features": ["view:feature"]',
             )
-        catalog = self._catalog
-        if not catalog.views and self._problem:
-            raise ServerUnavailableError(self._problem, hint="apply definitions: featurestore apply MODULE")
+        catalog = self._served()
         as_of = parse_as_of(request.as_of)
         plan = catalog.plan(request.features, request.full_feature_names)
         rows = _row_count(request.entities, plan.join_keys)
@@ -166,12 +164,18 @@ class FeatureService:
 
     def join_keys(self, features: Sequence[str]) -> tuple[JoinKeySpec, ...]:
         """The join keys that a read of these features needs; errors as `answer` raises them."""
-        return self._catalog.plan(features, full_feature_names=True).join_keys
+        return self._served().plan(features, full_feature_names=True).join_keys
 
     def close(self) -> None:
         """Close the stores."""
         with self._refreshing:
             self._readers.close()
+
+    def _served(self) -> Catalog:
+        catalog = self._catalog
+        if not catalog.views and self._problem:
+            raise ServerUnavailableError(self._problem, hint="apply definitions: featurestore apply MODULE")
+        return catalog
 
     def _read(self, part: PlanPart, keys: Sequence[str | None], as_of: int | str) -> ViewRead:
         reader = self._readers.get(part.view.spec.source)

@@ -132,19 +132,18 @@ def registered_views(data_dir: Path) -> list[CompiledView]:
 
 
 class Writer:
-    """A worker's share: holds the shards of the source open as their primary, and commits what it is given."""
+    """A worker's share: has the shards of the source open as their primary, commits what it is given."""
 
     def __init__(self, data_dir: Path) -> None:
         open_source_store(data_dir, SOURCE.name, SHARDS)
         self._bound = [BoundView(view) for view in registered_views(data_dir)]
         memory = RocksMemory()
-        self._stores = [
-            RocksShardStore(layout.shard_dir(data_dir, SOURCE.name, shard), memory) for shard in range(SHARDS)
-        ]
+        folders = [layout.shard_dir(data_dir, SOURCE.name, shard) for shard in range(SHARDS)]
+        self._stores = [RocksShardStore(folder, memory) for folder in folders]
         initial = {view.compiled.name: {0: Fence(0)} for view in self._bound}
         self._processors = [ShardProcessor(self._bound, "g1", [0], store, initial) for store in self._stores]
         fences = [self._fence(store) for store in self._stores]
-        # A kill between two shards leaves one behind: events from there on are brought again, as a worker does.
+        # A kill between two shards leaves one behind: events from there on are brought again.
         self.next_offset = min(fence.next_offset for fence in fences)
         self._newest_us = max(fence.max_event_time_us for fence in fences)
 
@@ -161,7 +160,7 @@ class Writer:
     def commit(self, events: Sequence[Event]) -> None:
         frame = pl.DataFrame(events, schema=_SCHEMA, orient="row").with_columns(
             pl.lit(0, dtype=pl.Int32).alias("_partition"),
-            pl.int_range(self.next_offset, self.next_offset + len(events), dtype=pl.Int64).alias("_offset"),
+            pl.Series("_offset", range(self.next_offset, self.next_offset + len(events)), dtype=pl.Int64),
             pl.lit(NO_TIME, dtype=pl.Int64).alias("_partition_watermark"),
         )
         first, self.next_offset = self.next_offset, self.next_offset + len(events)
@@ -216,8 +215,10 @@ def served(service: FeatureService, *, refresh_s: float = 0.02) -> Iterator[str]
 @contextlib.contextmanager
 def serve_command(data_dir: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`featurestore serve` in a process of its own; gives it and its URL."""
-    command = [sys.executable, "-m", "featurestore", "serve", "--port", "0", "--data-dir", str(data_dir), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    command = [sys.executable, "-m", "featurestore", "serve", "--port", "0", "--data-dir", str(data_dir)]
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -141,6 +141,21 @@ def test_a_store_made_anew_is_followed(tmp_path: Path) -> None:
     service.close()
 
 
+def test_what_a_worker_wrote_just_before_it_ended_is_seen_after_its_restart(tmp_path: Path) -> None:
+    # The restart moves the log, whose last record was never read here, into a table.
+    register(tmp_path)
+    writer = Writer(tmp_path)
+    writer.commit([event(at_us=NOON - SECOND)])
+    service = FeatureService(tmp_path, now_us=lambda: NOON)
+    service.refresh(check=True)
+    writer.commit([event(at_us=NOON - SECOND)])
+    writer.close()
+    Writer(tmp_path).close()
+    service.refresh()
+    assert count_of(service) == 2
+    service.close()
+
+
 def test_reads_go_on_while_the_worker_is_killed_and_starts_again(tmp_path: Path) -> None:
     register(tmp_path)
     write_store(tmp_path, [event("c1", at_us=NOON)])

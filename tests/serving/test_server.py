@@ -71,8 +71,10 @@ def test_a_process_that_dies_is_started_again(data_dir: Path) -> None:
 def test_a_port_in_use_is_told_with_the_way_out(data_dir: Path) -> None:
     with bind("127.0.0.1", 0) as holder:
         port = holder.getsockname()[1]
-        command = [sys.executable, "-m", "featurestore", "serve", "--port", str(port), "--data-dir", str(data_dir)]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        command = [sys.executable, "-m", "featurestore", "serve", "--port", str(port)]
+        ended = subprocess.run(
+            [*command, "--data-dir", str(data_dir)], capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
     assert ended.returncode == 1
     assert f"can't listen on 127.0.0.1:{port}" in ended.stderr
     assert "--port" in ended.stderr
@@ -80,7 +82,7 @@ def test_a_port_in_use_is_told_with_the_way_out(data_dir: Path) -> None:
 
 
 def test_a_host_that_is_not_ours_is_told() -> None:
-    with pytest.raises(ConfigError, match="can't listen on 192.0.2.1:0"):
+    with pytest.raises(ConfigError, match=r"can't listen on 192\.0\.2\.1:0"):
         bind("192.0.2.1", 0)
 
 
@@ -99,7 +101,14 @@ def children_of(pid: int) -> list[int]:
 
 def workers_of(pid: int) -> list[int]:
     """Children that serve; the other one is multiprocessing's own."""
-    return [child for child in children_of(pid) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children_of(pid) if "spawn_main" in command_line(child)]
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def alive(pid: int) -> bool:

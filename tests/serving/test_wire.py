@@ -61,7 +61,11 @@ def test_the_answer_has_feasts_shape_join_keys_first(url: str) -> None:
     assert answer == {
         "metadata": {"feature_names": ["card_id", "merchant_last", "count_10m"]},
         "results": [
-            {"values": ["c1", "nobody"], "statuses": ["PRESENT", "PRESENT"], "event_timestamps": [epoch, epoch]},
+            {
+                "values": ["c1", "nobody"],
+                "statuses": ["PRESENT", "PRESENT"],
+                "event_timestamps": [epoch, epoch],
+            },
             {
                 "values": ["café", None],
                 "statuses": ["PRESENT", "NOT_FOUND"],

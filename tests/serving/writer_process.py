@@ -1,6 +1,7 @@
-"""A worker's share in a process of its own, to be killed: `python -m tests.serving.writer_process DATA_DIR CARD`.
+"""A worker's share in a process of its own, to be killed.
 
-Commits one event of the card after another until it ends; prints a line for each.
+`python -m tests.serving.writer_process DATA_DIR CARD` commits one event of the card after another until it
+ends, and prints a line for each.
 """
 
 from __future__ import annotations
