@@ -103,6 +103,7 @@ def test_cuts_are_those_of_the_rule_read_message_by_message(seed: int, count: in
 # ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False), st.integers(1, 3), st.sampled_from([0.0, 0.02, 0.1]))
 @settings(max_examples=30, deadline=None)
 def test_any_batches_flushes_and_crashes_give_the_same_files(
@@ -115,6 +116,7 @@ def test_any_batches_flushes_and_crashes_give_the_same_files(
     assert contents(disturbed) == contents(whole)
 
 
+@pytest.mark.slow
 def test_hundreds_of_seeded_histories_with_crashes_give_the_same_files(tmp_path: Path) -> None:
     crashes = 0
     for seed in range(300):
