@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli import apply, broker, get, init, plan, produce, serve
+from featurestore.cli import apply, broker, get, init, plan, produce, run, serve
 
 app = typer.Typer(
     help="A streaming feature store: Kafka in, RocksDB for inference, Parquet for training.",
@@ -46,6 +46,7 @@ def _common(
 app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
+app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("get", epilog=get.EXAMPLES)(get.get)
 app.command("broker", epilog=broker.EXAMPLES)(broker.broker)

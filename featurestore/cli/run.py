@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.options import DataDir, load_settings
+from featurestore.cli.options import BootstrapServers, DataDir, Modules, load_settings
 
 EXAMPLES = (
     "Examples: [bold]featurestore run pipelines/transactions.py --apply[/bold]   "
@@ -16,13 +16,14 @@ EXAMPLES = (
 
 
 def run(
-    modules: Annotated[list[str], typer.Argument(metavar="MODULE…", help="Dotted module or path of a .py file.")],
+    modules: Modules,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes on this machine; one a core.")] = 1,
     until_end: Annotated[bool, typer.Option(help="Stop at the topics' present ends, with everything durable.")] = False,
     close_windows: Annotated[
         bool, typer.Option(help="With --until-end: emit the windows that are still open, too.")
     ] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Apply changed definitions before the run.")] = False,
+    bootstrap_servers: BootstrapServers = None,
     data_dir: DataDir = None,
 ) -> None:
     """Read topics, keep the online and the offline store in step, until SIGTERM or Ctrl-C.
@@ -37,6 +38,6 @@ def run(
 
     if close_windows and not until_end:
         raise typer.BadParameter("it needs --until-end", param_hint="--close-windows")
-    settings = load_settings(data_dir)
+    settings = load_settings(kafka__bootstrap_servers=bootstrap_servers, store__data_dir=data_dir)
     options = RunOptions(tuple(modules), Path.cwd(), processes, until_end, close_windows, apply)
     run_workers(settings, options)

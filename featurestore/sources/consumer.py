@@ -223,7 +223,7 @@ class SourceReader:
     def _heed(
         self, messages: Sequence[Message], errors: Sequence[KafkaError | None], now: float
     ) -> dict[int, int]:
-        """Offsets at which partitions end; other errors are raised, or logged where librdkafka goes on trying."""
+        """Offsets at which partitions end; other errors are raised, or logged if librdkafka tries again."""
         ends: dict[int, int] = {}
         for message, error in zip(messages, errors, strict=True):
             number, offset = message.partition(), message.offset()

@@ -51,7 +51,6 @@ def collect(messages: Sequence[Message], wanted: Mapping[int, tuple[int, int | N
     n = len(messages)
     values: list[bytes | None] = list(map(Message.value, messages))
     stamps = np.fromiter(chain.from_iterable(map(Message.timestamp, messages)), dtype=np.int64, count=2 * n)
-    sized = values if None not in values else [value or b"" for value in values]
     return RawMessages(
         messages=messages,
         values=values,
@@ -59,7 +58,7 @@ def collect(messages: Sequence[Message], wanted: Mapping[int, tuple[int, int | N
         # A producer may send any number as timestamp; what is no instant would overflow in µs.
         arrival_us=np.clip(stamps[1::2], -(-TIME_MIN_US // 1_000), TIME_MAX_US // 1_000) * 1_000,
         broker_time=stamps[0::2] == TIMESTAMP_LOG_APPEND_TIME,
-        sizes=np.fromiter(map(len, sized), dtype=np.int64, count=n),  # type: ignore[arg-type]
+        sizes=np.fromiter(map(len, messages), dtype=np.int64, count=n),
         spans=list(_spans(partitions)),
         reached=reached,
     )

@@ -23,6 +23,9 @@ from featurestore.worker.plan import SourcePlan
 
 log = structlog.get_logger()
 
+OUTBOX_ROWS = 100_000
+"""Snapshot rows that make a write of the outbox due at once; fewer wait some seconds for company."""
+
 FULL_BATCH_EVENTS = 100_000
 """A shard commits early when it has buffered so many events."""
 
@@ -63,7 +66,7 @@ class SourceHost:
         self._slots: dict[int, ShardSlot] = {}
         self._data_dir = Path(settings.store.data_dir)
         intents = layout.source_dir(self._data_dir, plan.source.name) / "outbox" / f"process-{process}"
-        self._snapshots = SnapshotWriter(self._data_dir / "offline", intents, writer_id)
+        self._snapshots = SnapshotWriter(self._data_dir / "offline", intents, writer_id, OUTBOX_ROWS)
 
     @property
     def shards(self) -> int:

@@ -62,7 +62,6 @@ def lock_sources(settings: Settings, sources: Sequence[RegisteredSource]) -> lis
 def plan_source(
     settings: Settings,
     registered: RegisteredSource,
-    bootstrap_servers: str,
     *,
     until_end: bool,
     stop: Callable[[], bool],
@@ -73,7 +72,9 @@ def plan_source(
     """
     source = registered.source
     data_dir = Path(settings.store.data_dir)
-    topic = wait_for_topic(bootstrap_servers, source.topic, settings.kafka.settings, data_dir, stop=stop)
+    topic = wait_for_topic(
+        settings.kafka.bootstrap_servers, source.topic, settings.kafka.settings, data_dir, stop=stop
+    )
     info = open_source_store(data_dir, source.name, settings.store.shards)
     covered = _recover_outbox(data_dir, source.name)
     compiled = registered.compile()
@@ -91,7 +92,8 @@ def plan_source(
         for partition, candidates in fences.items()
     }
     for partition, fence in resume.items():
-        check_resume(fence.next_offset, *topic.partitions[partition])
+        place = f"topic '{source.topic}' partition {partition}"
+        check_resume(fence.next_offset, *topic.partitions[partition], place=place)
     log.info(
         "resume",
         source=source.name,

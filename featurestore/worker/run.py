@@ -102,7 +102,7 @@ def _plan(settings: Settings, options: RunOptions, sources: Sequence[RegisteredS
         close_windows=options.close_windows,
         drain_marker=str(marker),
         sources=tuple(
-            plan_source(settings, source, bootstrap, until_end=options.until_end, stop=marker.exists)
+            plan_source(settings, source, until_end=options.until_end, stop=marker.exists)
             for source in sources
         ),
     )

@@ -83,8 +83,12 @@ class SourceTask:
             self._archive.maybe_flush(now)
             self._report(now)
             return []
+        covered = {batch.partition for batch in poll.batches}
         for batch in poll.batches:
             self._archive.append(batch)
+        for progress in poll.progress:
+            if progress.partition not in covered:
+                self._archive.advance(progress)
         self._archive.maybe_flush(now)
         self._observe(poll)
         self._report(now)
