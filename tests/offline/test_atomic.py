@@ -39,5 +39,5 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None
 
 def test_other_errors_of_the_disk_are_not_called_a_full_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(FileExistsError):
         write_atomically(tmp_path / "file" / "a.parquet", lambda file: file.write(b"new"))
