@@ -59,7 +59,8 @@ class Slot:
     def lift(self) -> list[pl.Expr]:
         """Aggregation expressions over a group of events, one for each field, never null except text.
 
-        Expects the event columns plus `event_time` as int64 µs, `_partition` and `_offset`.
+        Expects the event columns plus `event_time` as int64 µs, `_partition` and `_offset`; for `first` and `last` the
+        events are in that order of the three (struct.arg_max would do without, but is null inside a group_by).
         """
         if self.kind == "count":
             return [pl.len().cast(pl.Int64).alias(self.name)]
@@ -78,19 +79,19 @@ class Slot:
             else:
                 extreme = value.min() if self.kind == "min" else value.max()
             return [extreme.fill_null(pl.lit(self.identity(self.name))).alias(self.name)]
-        order = pl.struct(EVENT_TIME, PARTITION, OFFSET)
         present = value.is_not_null()
-        ranked = order.filter(present)
-        pick = ranked.arg_min() if self.kind == "first" else ranked.arg_max()
         empty_time = MAX_TIME if self.kind == "first" else NO_TIME
-        chosen = value.filter(present).get(pick, null_on_oob=True)
-        if self.dtype != "String":
-            chosen = chosen.fill_null(0)
+
+        def pick(column: str) -> pl.Expr:
+            values = pl.col(column).filter(present)
+            return values.first() if self.kind == "first" else values.last()
+
+        chosen = pick(self.column)
         return [
-            chosen.alias(self.name),
-            pl.col(EVENT_TIME).filter(present).get(pick, null_on_oob=True).fill_null(empty_time).alias(f"{self.name}.time"),
-            pl.col(PARTITION).filter(present).get(pick, null_on_oob=True).fill_null(0).cast(pl.Int32).alias(f"{self.name}.partition"),
-            pl.col(OFFSET).filter(present).get(pick, null_on_oob=True).fill_null(0).cast(pl.Int64).alias(f"{self.name}.offset"),
+            (chosen if self.dtype == "String" else chosen.fill_null(0)).alias(self.name),
+            pick(EVENT_TIME).fill_null(empty_time).alias(f"{self.name}.time"),
+            pick(PARTITION).fill_null(0).cast(pl.Int32).alias(f"{self.name}.partition"),
+            pick(OFFSET).fill_null(0).cast(pl.Int64).alias(f"{self.name}.offset"),
         ]
 
     def identity(self, field: str) -> int | float | None:

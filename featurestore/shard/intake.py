@@ -72,6 +72,8 @@ def take_in(view: BoundView, frames: Sequence[pl.DataFrame], line_us: int) -> In
     by = [KEY, _START, _LATE]
     if not compiled.keeps_late or frame[_LATE].max() == NO_TIME:
         by = [KEY, _START]
+    if any(slot.kind in ("first", "last") for slot in compiled.slots):
+        frame = frame.sort(EVENT_TIME, PARTITION, OFFSET)
     partial = (
         frame.group_by(by)
         .agg(*(expr for slot in compiled.slots for expr in slot.lift()), pl.col(EVENT_TIME).max().alias(_NEWEST))

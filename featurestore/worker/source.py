@@ -12,7 +12,7 @@ from featurestore.batches import PartitionProgress, SourcePoll
 from featurestore.compile.bind import BoundView
 from featurestore.config import Settings
 from featurestore.observability import Metrics
-from featurestore.offline.archive import SourceArchive
+from featurestore.offline import ArchiveEnd, SourceArchive
 from featurestore.online import layout
 from featurestore.shard.protocol import Fence, ShardBatch
 from featurestore.sources.consumer import ResumePoint, SourceReader
@@ -51,7 +51,8 @@ class SourceTask:
         mine = [partition for partition in sorted(plan.resume) if partition % processes == process]
         resume = {p: ResumePoint(plan.resume[p].next_offset, plan.resume[p].max_event_time_us) for p in mine}
         stop_at = None if plan.stop_at is None else {p: plan.stop_at[p] for p in mine}
-        self._archive = SourceArchive(data_dir / "offline", name, plan.generation)
+        starts = {p: ArchiveEnd(plan.archive_start[p].next_offset, plan.archive_start[p].max_event_time_us) for p in mine}
+        self._archive = SourceArchive(data_dir / "offline", name, plan.generation, starts=starts)
         self._reader = SourceReader(
             plan.source,
             bootstrap_servers,

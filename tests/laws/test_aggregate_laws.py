@@ -45,7 +45,8 @@ def lift(events: list[tuple], name: str, dtype: str) -> TileTable:
         schema={"x": getattr(pl, dtype), EVENT_TIME: pl.Int64, PARTITION: pl.Int32, OFFSET: pl.Int64},
         orient="row",
     )
-    row = frame.select(expr for slot in slots for expr in slot.lift())
+    frame = frame.sort(EVENT_TIME, PARTITION, OFFSET).with_columns(group=0)
+    row = frame.group_by("group").agg(expr for slot in slots for expr in slot.lift())
     fields = {}
     for slot in slots:
         for field, kind in slot.fields:
