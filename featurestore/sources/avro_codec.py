@@ -23,7 +23,9 @@ _CONFLUENT_HEADER_BYTES = 5
 
 def avro_codec(
     spec: SourceSpec, base_dir: Path
-) -> tuple[Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception], tuple[str, str]]]:
+) -> tuple[
+    Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception, bytes], tuple[str, str]]
+]:
     """(decode, pickers, classify) for the source's schema file; see `decode.Codec`. Raises SchemaError."""
     path = base_dir / spec.schema
     try:
@@ -60,7 +62,7 @@ def _without_logical_types(node: Any) -> Any:
     return node
 
 
-def classify_avro(error: Exception) -> tuple[str, str]:
+def classify_avro(error: Exception, value: bytes) -> tuple[str, str]:
     """(reason, text) of what fastavro raised: data of another schema can't be told from broken ones."""
     name = type(error).__name__
     return "malformed", f"{name}: {error}" if str(error) else name

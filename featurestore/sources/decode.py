@@ -47,12 +47,12 @@ class Codec:
     """How one format is decoded.
 
     decode: one value to a row object, raising for a bad one (and for None). pickers: row object to each
-    column's value, at C speed. classify: a raised error to (reason, text).
+    column's value, at C speed. classify: a raised error and its value to (reason, text).
     """
 
     decode: Callable[[bytes], Any]
     pickers: Sequence[Callable[[Any], object]]
-    classify: Callable[[Exception], tuple[str, str]]
+    classify: Callable[[Exception, bytes], tuple[str, str]]
 
 
 class Decoder:
@@ -113,10 +113,11 @@ class Decoder:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a decoder raises, the value is at fault
                 index = len(rows) + len(bad)
-                if values[index] is None:
+                value = values[index]
+                if value is None:
                     bad.append(BadValue(index, "tombstone", "the value is null"))
                 else:
-                    bad.append(BadValue(index, *self._codec.classify(error)))
+                    bad.append(BadValue(index, *self._codec.classify(error, value)))
 
     def _outside(self, column: ColumnSpec, value: object) -> tuple[str, str]:
         reason = "event_time_out_of_range" if column.name == self._event_time else "out_of_range"

@@ -36,7 +36,9 @@ _PLACE = re.compile(r" - at `\$.*$", re.DOTALL)
 
 def json_codec(
     columns: Sequence[ColumnSpec],
-) -> tuple[Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception], tuple[str, str]]]:
+) -> tuple[
+    Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception, bytes], tuple[str, str]]
+]:
     """(decode, pickers, classify) for values with these columns; see `decode.Codec`.
 
     Raises SchemaError when a default does not fit its column.
@@ -83,8 +85,19 @@ def _default(column: ColumnSpec) -> object:
         ) from error
 
 
-def classify_json(error: Exception) -> tuple[str, str]:
-    """(reason, text) of what msgspec raised."""
+def classify_json(error: Exception, value: bytes) -> tuple[str, str]:
+    """(reason, text) of what msgspec raised for a value.
+
+    Of a value that has several faults: malformed if it is no JSON object, else the first one in it.
+    """
+    if isinstance(error, msgspec.ValidationError):
+        # The decoder stopped at the first fault: what follows may be garbage.
+        try:
+            msgspec.json.decode(value)
+        except msgspec.ValidationError:
+            pass
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as other:
+            error = other
     text = str(error) or type(error).__name__
     what = _PLACE.sub("", text)
     if what.startswith("Number out of range"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,12 @@ import tenacity
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from featurestore.errors import BrokerUnavailableError, FeatureStoreError, OffsetGapError, SourceError, TopicNotFoundError
+from featurestore.errors import (
+    FeatureStoreError,
+    OffsetGapError,
+    SourceError,
+    TopicNotFoundError,
+)
 from featurestore.sources.client import client_settings, kafka_error, make_client
 from featurestore.sources.embedded import EMBEDDED, EmbeddedAddress, embedded_address
 
