@@ -92,8 +92,11 @@ def _late_column(compiled: CompiledView) -> list[pl.Expr]:
         return []
     every = compiled.spec.snapshot_every_us
     own_boundary = (pl.col(EVENT_TIME) // every + 1) * every
-    passed = pl.col(PARTITION_WATERMARK) // every * every
-    return [pl.when(passed > own_boundary).then(passed).otherwise(pl.lit(NO_TIME)).alias(_LATE)]
+    watermark = pl.col(PARTITION_WATERMARK)
+    passed = watermark // every * every
+    # Rounding NO_TIME down would wrap around to a time far ahead.
+    known = watermark != NO_TIME
+    return [pl.when(known & (passed > own_boundary)).then(passed).otherwise(pl.lit(NO_TIME)).alias(_LATE)]
 
 
 def _inputs(compiled: CompiledView) -> list[pl.Expr]:
