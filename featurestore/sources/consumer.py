@@ -17,11 +17,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from featurestore.batches import NO_TIME, PartitionBatch, PartitionProgress, PartitionState, SourcePoll
 from featurestore.definitions.specs import SourceSpec
-from featurestore.errors import ConfigError, OffsetGapError, SourceError
+from featurestore.errors import ConfigError, OffsetGapError, SourceError, TopicNotFoundError
 from featurestore.sources.client import client_settings, kafka_error, make_client
 from featurestore.sources.decode import Decoder
 from featurestore.sources.judge import Judge
 from featurestore.sources.messages import collect
+from featurestore.sources.topics import describe_topic
 from featurestore.sources.verdicts import VerdictJournal
 
 log = structlog.get_logger()
@@ -31,11 +32,18 @@ QUEUED_KBYTES = 32 * 1024
 ASK_TIMEOUT_S = 0.5
 ASK_AGAIN_S = 1.0
 REPEAT_WARNING_S = 5.0
+GONE_AFTER_S = 10.0
 
 _OURS = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "error"}
 _GONE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
 _DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
-_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+_NO_TOPIC = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.UNKNOWN_TOPIC_ID,
+    KafkaError.INCONSISTENT_TOPIC_ID,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,10 @@ class SourceReader:
         self._max_messages = max_messages
         self._clock = clock
         self._monotonic = monotonic
+        self._generation = generation
+        self._settings = settings
         self._silent_until = self._ask_from = monotonic()
+        self._doubt_since: float | None = None
         self._decoder = Decoder(spec, base_dir)
         self._partitions = {
             number: _Partition(
@@ -101,7 +112,8 @@ class SourceReader:
             )
             for number, point in partitions.items()
         }
-        self._consumer = make_client(Consumer, _consumer_settings(bootstrap_servers, group_id, settings))
+        own = _consumer_settings(bootstrap_servers, group_id, settings)
+        self._consumer = make_client(Consumer, {**own, "error_cb": self._on_error})
         self._journals = {
             number: VerdictJournal(verdict_dir, generation, number, point.next_offset)
             for number, point in partitions.items()
@@ -171,6 +183,8 @@ class SourceReader:
         except KafkaException as error:
             raise kafka_error(error, self._servers, f"reading topic '{self._spec.topic}'") from error
         now = self._monotonic()
+        if self._doubt_since is not None:
+            self._verify_topic(self._doubt_since, now, at_once=bool(messages))
         errors = list(map(Message.error, messages))
         ends: dict[int, int] = {}
         if any(errors):
@@ -244,13 +258,39 @@ class SourceReader:
                 raise SourceError(
                     f"{place}: {error.str()}", hint="give the worker's user the right to read it"
                 )
-            if error.code() in _NO_TOPIC:
-                raise SourceError(f"{place} is gone: {error.str()}", hint="start again once the topic exists")
-            if now >= self._silent_until:
-                # librdkafka goes on trying by itself; the log need not hear of each time.
-                self._silent_until = now + REPEAT_WARNING_S
-                log.warning("kafka_read_error", source=self._spec.name, error=error.str(), code=error.name())
+            self._on_error(error)
         return ends
+
+    def _on_error(self, error: KafkaError) -> None:
+        """librdkafka goes on trying by itself; the log need not hear of each time."""
+        now = self._monotonic()
+        if error.code() in _NO_TOPIC and self._doubt_since is None:
+            self._doubt_since = now
+        if now >= self._silent_until:
+            self._silent_until = now + REPEAT_WARNING_S
+            log.warning("kafka_read_error", source=self._spec.name, error=error.str(), code=error.name())
+
+    def _verify_topic(self, doubt_since: float, now: float, *, at_once: bool) -> None:
+        """Make sure that a topic of which the broker said that it is not there is the one begun with."""
+        if now < self._ask_from and not at_once:
+            return
+        try:
+            found = describe_topic(self._servers, self._spec.topic, self._settings)
+        except TopicNotFoundError:
+            # A broker that has just started may not know its topics yet.
+            if now - doubt_since >= GONE_AFTER_S:
+                raise
+            self._ask_from = now + ASK_AGAIN_S
+        except SourceError as error:
+            self._ask_from = now + ASK_AGAIN_S
+            log.debug("topic_unknown", source=self._spec.name, error=error.message)
+        else:
+            if found.generation != self._generation:
+                raise SourceError(
+                    f"topic '{self._spec.topic}' was deleted and made again while it was read",
+                    hint="start again: the new topic is read from its beginning",
+                )
+            self._doubt_since = None
 
     def _note_ends(self, ends: Mapping[int, int]) -> None:
         for number, offset in ends.items():

@@ -24,7 +24,7 @@ from featurestore.sources.embedded import EMBEDDED, EmbeddedAddress, embedded_ad
 log = structlog.get_logger()
 
 REQUEST_TIMEOUT_S = 5.0
-RETRY_WAIT_S_MAX = 15.0
+RETRY_WAIT_S_MAX = 5.0
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def make_reader(
         address,
         "test-readers",
         points,
-        "generation",
+        options.pop("generation", "generation"),
         stop_at,
         verdict_dir,
         options.pop("settings", {}),
