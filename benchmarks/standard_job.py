@@ -122,7 +122,7 @@ def broker_at(servers: str | None) -> Iterator[str]:
 
 def median(runs: list[Figures], field: str) -> float:
     """The middle value of one figure over repeated runs."""
-    return statistics.median(getattr(run, field) for run in runs)
+    return float(statistics.median(getattr(run, field) for run in runs))
 
 
 def table(runs: list[Figures], bare: list[Figures]) -> str:
