@@ -21,21 +21,27 @@ from tests.oracle.model import (
     tumbling,
 )
 from tests.oracle.reads import online_row, online_value
+from tests.oracle.runs import Run, RunsResult, snapshots_of_runs
 from tests.oracle.verdicts import (
     Applied,
     SourceCounts,
     ViewCounts,
     applied_events,
+    dead_letters,
     judge,
     source_counts,
     view_counts,
 )
 from tests.oracle.windows import snapshots, view_watermark
+from tests.oracle.wire import Column, read_json
 
 __all__ = [
     "Applied",
+    "Column",
     "Feature",
     "Message",
+    "Run",
+    "RunsResult",
     "SourceCounts",
     "SourceParams",
     "Verdict",
@@ -44,15 +50,18 @@ __all__ = [
     "Window",
     "applied_events",
     "assert_same_rows",
+    "dead_letters",
     "default_tile_us",
     "hopping",
     "judge",
     "lifetime",
     "online_row",
     "online_value",
+    "read_json",
     "same",
     "sliding",
     "snapshots",
+    "snapshots_of_runs",
     "source_counts",
     "tumbling",
     "view_counts",

@@ -35,12 +35,16 @@ TILES = (
 
 @dataclass(frozen=True)
 class Message:
-    """One message of the log. event: decoded columns, times as µs; None: undecodable or not valid."""
+    """One message of the log. event: decoded columns, times as µs; None: undecodable or not valid.
+
+    reason: why there is no event, of the dead letter; None stands for "malformed".
+    """
 
     partition: int
     offset: int
     event: Event | None
     arrival_us: int
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,13 @@ class Verdict:
     """kind: "accepted" | "late" | "dead".
 
     watermark_before: the partition's, just before this message; None if it had none.
-    lateness_us: how far behind that watermark, 0 when not behind it.
+    lateness_us: how far behind that watermark, 0 when not behind it. reason: of a dead letter.
     """
 
     kind: str
     watermark_before: int | None
     lateness_us: int = 0
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

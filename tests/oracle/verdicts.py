@@ -54,14 +54,30 @@ def judge(messages: Sequence[Message], params: SourceParams) -> list[Verdict]:
         maximum = newest.get(message.partition)
         watermark = None if maximum is None else maximum - params.ooo_us
         time = None if message.event is None else message.event.get(params.event_time_field)
-        if not isinstance(time, int) or time > message.arrival_us + params.max_future_us:
-            verdicts.append(Verdict("dead", watermark))
+        reason = _dead_reason(message, time, params)
+        if reason is not None or time is None:
+            verdicts.append(Verdict("dead", watermark, reason=reason))
             continue
         behind = 0 if watermark is None else max(0, watermark - time)
         kind = "late" if behind > params.lateness_us else "accepted"
         verdicts.append(Verdict(kind, watermark, behind))
         newest[message.partition] = time if maximum is None else max(maximum, time)
     return verdicts
+
+
+def _dead_reason(message: Message, time: int | None, params: SourceParams) -> str | None:
+    if message.event is None:
+        return message.reason or "malformed"
+    if time is None:
+        return "event_time_missing"
+    assert type(time) is int, f"an event time is a number of µs, not {time!r}"
+    return "event_time_in_future" if time > message.arrival_us + params.max_future_us else None
+
+
+def dead_letters(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many dead letters there are of each reason."""
+    reasons = [verdict.reason for verdict in verdicts if verdict.reason is not None]
+    return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
 
 def source_counts(verdicts: Sequence[Verdict]) -> SourceCounts:
