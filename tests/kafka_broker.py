@@ -192,7 +192,11 @@ class KafkaBroker:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> KafkaBroker:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.remove()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.remove()
@@ -203,15 +207,14 @@ def main() -> int:
     if reason:
         sys.stderr.write(f"{reason}\n")
         return 1
+    # Explicitly: a shell's background process begins with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
     with KafkaBroker() as broker:
         sys.stdout.write(f"{broker.bootstrap_servers}\n")
         sys.stdout.flush()
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-        try:
+        while True:
             signal.pause()
-        except KeyboardInterrupt:
-            return 0
-    return 0
 
 
 if __name__ == "__main__":
