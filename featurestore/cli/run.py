@@ -16,8 +16,12 @@ EXAMPLES = (
 
 
 def run(
+    context: typer.Context,
     modules: Modules,
-    processes: Annotated[int, typer.Option(min=1, help="Worker processes on this machine; one a core.")] = 1,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Worker processes on this machine; overrides \\[worker] processes.", show_default=False),
+    ] = None,
     until_end: Annotated[bool, typer.Option(help="Stop at the topics' present ends, with everything durable.")] = False,
     close_windows: Annotated[
         bool, typer.Option(help="With --until-end: emit the windows that are still open, too.")
@@ -39,5 +43,13 @@ def run(
     if close_windows and not until_end:
         raise typer.BadParameter("it needs --until-end", param_hint="--close-windows")
     settings = load_settings(kafka__bootstrap_servers=bootstrap_servers, store__data_dir=data_dir)
-    options = RunOptions(tuple(modules), Path.cwd(), processes, until_end, close_windows, apply)
+    options = RunOptions(
+        tuple(modules),
+        Path.cwd(),
+        processes or settings.worker.processes,
+        until_end,
+        close_windows,
+        apply,
+        context.find_root().params["log_level"],
+    )
     run_workers(settings, options)

@@ -39,14 +39,14 @@ def main(arguments: list[str]) -> int:
     from featurestore.worker.plan import read_plan
     from featurestore.worker.process import install_drain_handlers, run_process
 
-    configure_logging()
-    log = structlog.get_logger()
     plan = read_plan(Path(plan_path))
+    configure_logging(plan.log_level)
+    log = structlog.get_logger()
     settings = Settings.model_validate_json(Path(settings_path).read_text())
     install_drain_handlers(Path(plan.drain_marker))
     metrics = create_metrics()
     if settings.worker.metrics_port:
-        serve_metrics(settings.worker.metrics_port + int(index))
+        serve_metrics(settings.worker.metrics_port + int(index), settings.worker.metrics_host)
     try:
         definitions = load_definitions(plan.modules, Path(plan.base_dir))
         specs = resolve_all(definitions, Path(plan.base_dir)).views

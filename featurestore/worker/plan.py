@@ -37,7 +37,7 @@ class SourcePlan(msgspec.Struct, frozen=True):
 
 
 class RunPlan(msgspec.Struct, frozen=True):
-    """One run. run_id: unique for each start of the cluster. drain_marker: the file whose presence drains every process."""
+    """One run. run_id: unique for each start of the cluster. log_level: of the children's logs. drain_marker: the file whose presence drains every process."""
 
     modules: tuple[str, ...]
     base_dir: str
@@ -45,6 +45,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     bootstrap_servers: str
     close_windows: bool
     drain_marker: str
+    log_level: str
     sources: tuple[SourcePlan, ...]
 
     def drain_requested(self) -> bool:

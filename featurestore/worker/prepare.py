@@ -46,12 +46,12 @@ class RegisteredSource:
         ]
 
 
-def lock_sources(settings: Settings, sources: Sequence[RegisteredSource]) -> list[SourceLock]:
-    """Lock every source of the run; all or none. Raises StoreLockedError with the holder's pid."""
+def lock_sources(settings: Settings, sources: Sequence[str]) -> list[SourceLock]:
+    """Lock every source of the run, before anything is touched; all or none. Raises StoreLockedError with the holder's pid."""
     locks: list[SourceLock] = []
     try:
         for source in sources:
-            locks.append(lock_source(Path(settings.store.data_dir), source.source.name))
+            locks.append(lock_source(Path(settings.store.data_dir), source))
     except BaseException:
         for lock in locks:
             lock.release()

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from featurestore.config import Settings
 from featurestore.definitions.discover import load_definitions
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
-from featurestore.errors import PlanRequiredError
+from featurestore.errors import PlanRequiredError, SourceError
 from featurestore.observability import create_metrics, serve_metrics
 from featurestore.registry import Registry
 from featurestore.sources.embedded import resolve_bootstrap
-from featurestore.worker.plan import RunPlan
+from featurestore.worker.plan import RunPlan, SourcePlan
 from featurestore.worker.prepare import RegisteredSource, lock_sources, plan_source
 from featurestore.worker.process import install_drain_handlers, run_process
 from featurestore.worker.supervisor import supervise
@@ -28,7 +29,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run. until_end: stop at the topics' present ends. close_windows: emit open windows at that end."""
+    """How to run. until_end: stop at the topics' present ends. close_windows: emit open windows at that end.
+
+    apply: write changed definitions to the registry first. log_level: of child processes.
+    """
 
     modules: tuple[str, ...]
     base_dir: Path
@@ -36,6 +40,7 @@ class RunOptions:
     until_end: bool = False
     close_windows: bool = False
     apply: bool = False
+    log_level: str = "info"
 
 
 def run(settings: Settings, options: RunOptions) -> None:
@@ -46,27 +51,32 @@ def run(settings: Settings, options: RunOptions) -> None:
     """
     definitions = load_definitions(options.modules, options.base_dir)
     resolved = resolve_all(definitions, options.base_dir)
-    sources = _registered(settings, resolved, apply=options.apply)
     folder = Path(tempfile.mkdtemp(prefix="featurestore-drain-"))
     marker = folder / "drain"
     install_drain_handlers(marker)
-    locks = lock_sources(settings, sources)
+    locks = lock_sources(settings, sorted({view.source for view in resolved.views.values()}))
     try:
+        sources = _registered(settings, resolved, apply=options.apply)
+        planner = _Planner(settings, options, sources, marker)
         if options.processes == 1:
-            plan = _plan(settings, options, sources, marker)
+            plan = planner()
             metrics = create_metrics()
             if settings.worker.metrics_port:
-                serve_metrics(settings.worker.metrics_port)
-            if not plan.drain_requested():
-                run_process(plan, settings, definitions, resolved.views, metrics)
+                serve_metrics(settings.worker.metrics_port, settings.worker.metrics_host)
+            run_process(plan, settings, definitions, resolved.views, metrics)
         else:
             supervise(
-                lambda: _plan(settings, options, sources, marker),
+                planner,
                 settings,
                 options.processes,
                 [lock.descriptor for lock in locks],
                 draining=marker.exists,
             )
+    except SourceError:
+        # Waiting for a broker or a topic ends with its last error when a signal comes: that is a drain, not a failure.
+        if not marker.exists():
+            raise
+        log.info("drained_before_start")
     finally:
         for lock in locks:
             lock.release()
@@ -92,19 +102,35 @@ def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: boo
     ]
 
 
-def _plan(settings: Settings, options: RunOptions, sources: Sequence[RegisteredSource], marker: Path) -> RunPlan:
-    bootstrap = resolve_bootstrap(settings.kafka.bootstrap_servers, Path(settings.store.data_dir), stop=marker.exists)
-    return RunPlan(
-        modules=options.modules,
-        base_dir=str(options.base_dir),
-        run_id=uuid.uuid4().hex[:8],
-        bootstrap_servers=bootstrap,
-        close_windows=options.close_windows,
-        drain_marker=str(marker),
-        sources=tuple(
-            plan_source(settings, source, until_end=options.until_end, stop=marker.exists)
-            for source in sources
-        ),
-    )
+class _Planner:
+    """Makes the plan of each start of the cluster. A bounded run keeps the ends that its first start recorded."""
 
+    def __init__(
+        self, settings: Settings, options: RunOptions, sources: Sequence[RegisteredSource], marker: Path
+    ) -> None:
+        self._settings = settings
+        self._options = options
+        self._sources = sources
+        self._marker = marker
+        self._recorded: dict[tuple[str, str], dict[int, int] | None] = {}
 
+    def __call__(self) -> RunPlan:
+        settings, options, stop = self._settings, self._options, self._marker.exists
+        bootstrap = resolve_bootstrap(settings.kafka.bootstrap_servers, Path(settings.store.data_dir), stop=stop)
+        return RunPlan(
+            modules=options.modules,
+            base_dir=str(options.base_dir),
+            run_id=uuid.uuid4().hex[:8],
+            bootstrap_servers=bootstrap,
+            close_windows=options.close_windows,
+            drain_marker=str(self._marker),
+            log_level=options.log_level,
+            sources=tuple(self._plan(source) for source in self._sources),
+        )
+
+    def _plan(self, source: RegisteredSource) -> SourcePlan:
+        plan = plan_source(
+            self._settings, source, until_end=self._options.until_end, stop=self._marker.exists
+        )
+        ends = self._recorded.setdefault((plan.source.name, plan.generation), plan.stop_at)
+        return msgspec.structs.replace(plan, stop_at=ends)
