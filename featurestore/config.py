@@ -102,7 +102,7 @@ class StoreSettings(_Section):
     """
 
     data_dir: Path = Path("data")
-    shards: Annotated[int, Field(ge=1, le=1024)] = 16
+    shards: Annotated[int, Field(ge=1, le=1024)] = 8
     fsync: Literal["off", "commit"] = "off"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -57,6 +58,8 @@ def run_process(
         )
     flow = build_flow(sources, lambda: plan.close_windows and not plan.drain_requested())
     interval = min(EPOCH_S, settings.worker.commit_interval_s)
+    # What the imports made lives as long as the process: full collections need not walk it.
+    gc.freeze()
     log.info("worker_started", process=process, processes=processes, sources=sorted(sources))
     try:
         cluster_main(flow, list(addresses), process, epoch_interval=timedelta(seconds=interval))
