@@ -89,7 +89,7 @@ def set_up() -> None:
     print("Installing requirements.lock into .venv", file=sys.stderr)
     python = venv_program("python")
     if shutil.which("uv") is not None:
-        install = ["uv", "pip", "install", "--quiet", "--python", python]
+        install = ["uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
     else:
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run_or_exit([*install, "--require-hashes", "-r", str(LOCK)])
