@@ -72,7 +72,7 @@ def distinct_pairs(entity: np.ndarray, time_us: np.ndarray) -> tuple[np.ndarray,
 def pending_ends(
     dataset: EmittedDataset, panes: Sequence[tuple[int, list[str]]], *, emitted_us: int, boundary_us: int
 ) -> pl.DataFrame:
-    """Windows due because of panes in the index: distinct rows of `_key` (String) and `end` (Int64 µs)."""
+    """Windows due because of panes in the index: distinct rows of `_key` (String) and `end` (Int64 µs), in any order."""
     frames = []
     for pane_us, keys in panes:
         ends = [
@@ -84,7 +84,9 @@ def pending_ends(
         frames.extend(pl.DataFrame([series, pl.repeat(end, len(keys), dtype=pl.Int64, eager=True).alias("end")]) for end in ends)
     if not frames:
         return pl.DataFrame(schema={"_key": pl.String, "end": pl.Int64})
-    return pl.concat(frames).unique().sort("_key", "end")
+    rows = pl.concat(frames)
+    # An entity is in a pane's index once; only windows of several panes meet it again.
+    return rows.unique() if dataset.ends_per_pane > 1 else rows
 
 
 def emitted_rows(
