@@ -137,11 +137,7 @@ def main(arguments: list[str]) -> int:
         found += [f"{name}: {complaint}" for complaint in complaints(expected, actual, windows)]
         rows[name] = expected.height
     late_accepted = accepted.filter(pl.col("time") < pl.col("watermark")).height
-    print(
-        json.dumps(
-            {"rows": rows, "accepted": accepted.height, "late_accepted": late_accepted, "wrong": found}
-        )
-    )
+    print(json.dumps({"rows": rows, "accepted": accepted.height, "late_accepted": late_accepted, "wrong": found}))
     return 1 if found else 0
 
 

@@ -146,10 +146,7 @@ def table(runs: list[Figures], bare: list[Figures]) -> str:
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
-        "  ".join(
-            cell.rjust(width) if at else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(line, widths))
-        )
+        "  ".join(cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(zip(line, widths)))
         for line in lines
     )
 
@@ -173,9 +170,7 @@ def arguments_of(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=1, help="of `featurestore run`")
     parser.add_argument("--repeat", type=int, default=1, help="measure so often, in turn; the median counts")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--bootstrap-servers", help="a broker that is there; its topic is filled once and kept"
-    )
+    parser.add_argument("--bootstrap-servers", help="a broker that is there; its topic is filled once and kept")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     parser.add_argument("--record", action="store_true", help="write the table into benchmarks/README.md")
     parser.add_argument("--keep", type=Path, help="work in this folder and keep it: data, outputs, logs")
@@ -202,12 +197,8 @@ def main(argv: list[str]) -> int:
                 bare_runs.append(measure_bare(servers, options.events, folder))
                 store_runs.append(measure_run(servers, options.events, options.processes, folder))
         offline = folder / "data" / "offline"
-        check = run_measured(
-            [sys.executable, "-m", "benchmarks.check", str(offline), *job], folder, name="check"
-        )
-        result = (
-            json.loads(check.stdout) if check.stdout.startswith("{") else {"wrong": [check.stderr[-4000:]]}
-        )
+        check = run_measured([sys.executable, "-m", "benchmarks.check", str(offline), *job], folder, name="check")
+        result = json.loads(check.stdout) if check.stdout.startswith("{") else {"wrong": [check.stderr[-4000:]]}
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -80,8 +80,7 @@ def _kafka_settings(value: object) -> object:
         if name in _OURS_IN_KAFKA:
             instead = _OURS_IN_KAFKA[name]
             raise ValueError(
-                f"no '{name}' in it: "
-                + (f"set {instead}" if instead else "featurestore keeps its own offsets")
+                f"no '{name}' in it: " + (f"set {instead}" if instead else "featurestore keeps its own offsets")
             )
     return flat
 
@@ -190,9 +189,7 @@ class Settings(BaseSettings):
             settings = cls(**merged)
         except ValidationError as error:
             raise _config_error(error, layers) from None
-        store = settings.store.model_copy(
-            update={"data_dir": (directory / settings.store.data_dir).resolve()}
-        )
+        store = settings.store.model_copy(update={"data_dir": (directory / settings.store.data_dir).resolve()})
         return settings.model_copy(update={"store": store})
 
 
@@ -211,15 +208,11 @@ def _read_environment() -> dict[str, Any]:
     for name in os.environ:
         section = name.removeprefix(ENV_PREFIX).split("__")[0].lower()
         if name.startswith(ENV_PREFIX) and "__" in name and section not in sections:
-            raise ConfigError(
-                f"environment variable {name}: no section [{section}]", hint=_nearest(section, sections)
-            )
+            raise ConfigError(f"environment variable {name}: no section [{section}]", hint=_nearest(section, sections))
     try:
         return dict(EnvSettingsSource(Settings)())
     except SettingsError as error:
-        raise ConfigError(
-            f"the environment: {error}", hint="a table in a variable is written as JSON"
-        ) from error
+        raise ConfigError(f"the environment: {error}", hint="a table in a variable is written as JSON") from error
 
 
 def _nest(overrides: Mapping[str, object]) -> dict[str, Any]:

@@ -1,24 +1,24 @@
 """The error tree: who must act, and whether trying again helps.
 
-    FeatureStoreError
-    ├── DefinitionError            the author: a feature definition is wrong
-    │   └── SchemaError            the author: a topic's schema file is missing or wrong
-    ├── ConfigError                the operator: a setting is wrong or missing
-    ├── RegistryError              the operator: the registry can't do what was asked
-    │   └── PlanRequiredError      the operator: definitions differ from what is applied; see the plan
-    ├── SourceError                the operator: Kafka
-    │   ├── BrokerUnavailableError     trying again helps
-    │   ├── TopicNotFoundError         trying again helps once the topic exists
-    │   └── OffsetGapError             offsets that are still needed are gone
-    ├── StoreError                 the operator: the stores on disk
-    │   ├── StoreLockedError           another run holds the source
-    │   ├── StoreFormatError           a shard is missing, damaged, or of another format
-    │   └── StoreFullError             the disk is full; trying again helps once there is room
-    ├── RequestError               the caller: a read that can't be answered (HTTP 4xx)
-    │   ├── UnknownViewError
-    │   ├── UnknownFeatureError
-    │   └── MalformedRequestError
-    └── ServerUnavailableError     the client's server does not answer; trying again helps
+FeatureStoreError
+├── DefinitionError            the author: a feature definition is wrong
+│   └── SchemaError            the author: a topic's schema file is missing or wrong
+├── ConfigError                the operator: a setting is wrong or missing
+├── RegistryError              the operator: the registry can't do what was asked
+│   └── PlanRequiredError      the operator: definitions differ from what is applied; see the plan
+├── SourceError                the operator: Kafka
+│   ├── BrokerUnavailableError     trying again helps
+│   ├── TopicNotFoundError         trying again helps once the topic exists
+│   └── OffsetGapError             offsets that are still needed are gone
+├── StoreError                 the operator: the stores on disk
+│   ├── StoreLockedError           another run holds the source
+│   ├── StoreFormatError           a shard is missing, damaged, or of another format
+│   └── StoreFullError             the disk is full; trying again helps once there is room
+├── RequestError               the caller: a read that can't be answered (HTTP 4xx)
+│   ├── UnknownViewError
+│   ├── UnknownFeatureError
+│   └── MalformedRequestError
+└── ServerUnavailableError     the client's server does not answer; trying again helps
 """
 
 from __future__ import annotations

@@ -58,9 +58,7 @@ TABLE: dict[str, Declared] = {
         "Accepted events that came behind their partition's watermark.",
         ("source",),
     ),
-    "events_too_late_total": Declared(
-        Counter, "Events beyond the allowed lateness, kept under late/.", ("source",)
-    ),
+    "events_too_late_total": Declared(Counter, "Events beyond the allowed lateness, kept under late/.", ("source",)),
     "dead_letters_total": Declared(
         Counter,
         "Messages that could not be decoded or validated, kept under dead_letter/.",
@@ -70,9 +68,7 @@ TABLE: dict[str, Declared] = {
         Gauge, "Watermark of a partition, seconds since the epoch of event time.", ("source", "partition")
     ),
     "watermark_delay_seconds": Declared(Gauge, "Wall clock minus the view's watermark.", ("view",)),
-    "consumer_lag": Declared(
-        Gauge, "Messages between what was read and the partition's end.", ("source", "partition")
-    ),
+    "consumer_lag": Declared(Gauge, "Messages between what was read and the partition's end.", ("source", "partition")),
     "commit_duration_seconds": Declared(
         Histogram, "Time of one shard's commit: merge, write, emission.", ("source",), COMMIT_BUCKETS
     ),
@@ -87,9 +83,7 @@ TABLE: dict[str, Declared] = {
         ("view",),
     ),
     "request_duration_seconds": Declared(Histogram, "Time of one HTTP read request.", (), READ_BUCKETS),
-    "read_duration_seconds": Declared(
-        Histogram, "Time in the online store of one request.", (), READ_BUCKETS
-    ),
+    "read_duration_seconds": Declared(Histogram, "Time in the online store of one request.", (), READ_BUCKETS),
     "feature_statuses_total": Declared(Counter, "Values served, by status.", ("view", "status")),
     "freshness_seconds": Declared(Gauge, "Wall clock minus the newest event time of the view.", ("view",)),
 }
@@ -205,9 +199,7 @@ def _create(registry: CollectorRegistry) -> Metrics:
         if declared.kind is Gauge:
             # Where processes share their metrics (`exposition`), the value set last is the one that counts.
             options["multiprocess_mode"] = "mostrecent"
-        made[name] = declared.kind(
-            f"featurestore_{name}", declared.help, declared.labels, registry=registry, **options
-        )
+        made[name] = declared.kind(f"featurestore_{name}", declared.help, declared.labels, registry=registry, **options)
     return Metrics(**made)
 
 

@@ -153,9 +153,9 @@ class KafkaBroker:
         """Make a topic and wait until it is there; returns its name. config: topic settings, `_` for `.`."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         settings = {key.replace("_", "."): value for key, value in config.items()}
-        admin.create_topics(
-            [NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)]
-        )[name].result(20)
+        admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)])[
+            name
+        ].result(20)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             found = admin.list_topics(topic=name, timeout=5).topics[name]

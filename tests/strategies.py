@@ -116,8 +116,7 @@ _COLUMNS = st.fixed_dictionaries(
     {
         "card_id": st.sampled_from(CARDS),
         "merchant_id": st.sampled_from(MERCHANTS),
-        "amount": st.sampled_from(AMOUNTS)
-        | st.integers(-1_000_000, 1_000_000).map(lambda cents: cents / 100),
+        "amount": st.sampled_from(AMOUNTS) | st.integers(-1_000_000, 1_000_000).map(lambda cents: cents / 100),
         "quantity": st.sampled_from(QUANTITIES),
         "online": st.sampled_from(FLAGS),
         "status": st.sampled_from(STATUSES),
@@ -192,9 +191,7 @@ def random_stream(
     fifth is out of order. nulls: share of nulls in each column. The first keys are the most frequent.
     """
     rng = random.Random(seed)
-    lines = [
-        _Line.empty(partition, params, BASE_US + rng.randrange(MINUTE)) for partition in range(partitions)
-    ]
+    lines = [_Line.empty(partition, params, BASE_US + rng.randrange(MINUTE)) for partition in range(partitions)]
     fed = [line for line in lines if line.partition not in empty_partitions]
     for _ in range(events):
         draw = rng.random()

@@ -35,9 +35,7 @@ def test_environment_overrides_the_file_and_an_option_overrides_both(
 
 
 def test_an_absolute_data_dir_is_kept(tmp_path: Path) -> None:
-    assert (
-        Settings.load(tmp_path / "project", {"store.data_dir": tmp_path}).store.data_dir == tmp_path.resolve()
-    )
+    assert Settings.load(tmp_path / "project", {"store.data_dir": tmp_path}).store.data_dir == tmp_path.resolve()
 
 
 def test_kafka_settings_come_from_nested_tables_and_from_the_environment(
@@ -75,9 +73,7 @@ def test_kafka_settings_come_from_nested_tables_and_from_the_environment(
         ("[kafka\n", ["featurestore.toml", "TOML"]),
     ],
 )
-def test_a_wrong_file_is_told_with_key_value_and_what_was_expected(
-    tmp_path: Path, text: str, words: list[str]
-) -> None:
+def test_a_wrong_file_is_told_with_key_value_and_what_was_expected(tmp_path: Path, text: str, words: list[str]) -> None:
     write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         Settings.load(tmp_path)

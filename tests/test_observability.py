@@ -121,9 +121,7 @@ def test_a_delay_grows_although_nothing_comes(metrics: Metrics, registry: Collec
 
 def test_lag_is_kept_by_partition(metrics: Metrics, registry: CollectorRegistry) -> None:
     metrics.observe_lag("payments", {0: 12, 1: 0})
-    assert (
-        registry.get_sample_value("featurestore_consumer_lag", {"source": "payments", "partition": "0"}) == 12
-    )
+    assert registry.get_sample_value("featurestore_consumer_lag", {"source": "payments", "partition": "0"}) == 12
 
 
 def test_names_are_base_units_and_counters_end_in_total() -> None:

@@ -248,9 +248,7 @@ def test_a_late_event_counts_in_its_window_and_a_too_late_one_nowhere() -> None:
 def test_an_offset_shifts_the_windows() -> None:
     # [-45, 15) [15, 75)
     view = view_of(Feature("n", "count", None, tumbling(MINUTE, 15 * SECOND)))
-    assert rows_of(view, log(14, 15, 74)) == {
-        "tumbling_1m_offset_15s": {("a", 15): {"n": 1}, ("a", 75): {"n": 2}}
-    }
+    assert rows_of(view, log(14, 15, 74)) == {"tumbling_1m_offset_15s": {("a", 15): {"n": 1}, ("a", 75): {"n": 2}}}
 
 
 def test_an_event_is_in_every_hopping_window_that_covers_it() -> None:
@@ -310,9 +308,7 @@ def test_a_sliding_snapshot_is_for_entities_with_an_event_in_its_interval() -> N
     # every 1 m, window 2 m (tile 1 s)
     #   a:  10 . . . . . . . . . 130     boundaries 60: {10}, 180: [60, 180) = {130}; none at 120
     #   b:  . . . 70                     boundary 120: {70}
-    view = view_of(
-        Feature("n", "count", None, sliding(2 * MINUTE)), Feature("all", "count", None, lifetime())
-    )
+    view = view_of(Feature("n", "count", None, sliding(2 * MINUTE)), Feature("all", "count", None, lifetime()))
     assert rows_of(view, log(10, 70, 130, key=["a", "b", "a"])) == {
         "sliding": {
             ("a", 60): {"n": 1, "all": 1},

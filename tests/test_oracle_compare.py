@@ -41,9 +41,7 @@ def test_the_tolerance_of_a_variance_is_not_vacuous() -> None:
     features = (Feature("v", "var", "x", tumbling(MINUTE)), Feature("d", "stddev", "x", tumbling(MINUTE)))
     source = SourceParams("ts", ooo_us=0, lateness_us=0)
     messages = [Message(0, i, {"ts": i, "k": "a", "x": x}, i) for i, x in enumerate(values)]
-    datasets = snapshots(
-        View(("k",), features), messages, judge(messages, source), source, close_windows=True
-    )
+    datasets = snapshots(View(("k",), features), messages, judge(messages, source), source, close_windows=True)
     (row,) = datasets["tumbling_1m"].values()
     assert row["v"] == 1.0
     naive = (sum(v * v for v in values) - sum(values) ** 2 / 3) / 2

@@ -143,9 +143,7 @@ def test_a_json_value_is_an_event_or_has_a_reason(value: bytes | None, expected:
 
 
 def test_bad_values_have_the_reasons_that_are_said_of_them() -> None:
-    assert [read_json(value, WIRE_COLUMNS, EVENT_TIME)[1] for value, _ in BAD_VALUES] == [
-        r for _, r in BAD_VALUES
-    ]
+    assert [read_json(value, WIRE_COLUMNS, EVENT_TIME)[1] for value, _ in BAD_VALUES] == [r for _, r in BAD_VALUES]
 
 
 @given(stream=streams())

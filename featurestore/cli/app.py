@@ -29,12 +29,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
-    log_level: Annotated[
-        str, typer.Option(help="debug, info, warning or error; the log goes to stderr.")
-    ] = "info",
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
-    ] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error; the log goes to stderr.")] = "info",
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     from featurestore.observability import configure_logging
 

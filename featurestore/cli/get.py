@@ -21,9 +21,7 @@ EXAMPLES = (
 
 
 def get(
-    features: Annotated[
-        list[str], typer.Argument(metavar="VIEW:FEATURE…", help="What to read.", show_default=False)
-    ],
+    features: Annotated[list[str], typer.Argument(metavar="VIEW:FEATURE…", help="What to read.", show_default=False)],
     entities: Annotated[
         list[str],
         typer.Option(
@@ -73,9 +71,7 @@ def get(
             status = column.statuses[entity]
             time = "" if status == "NOT_FOUND" else column.event_timestamps[entity]
             rows.append([*values, reference, column.values[entity], status, time])
-    print_table(
-        [*response.metadata.feature_names[:key_count], "feature", "value", "status", "newest event"], rows
-    )
+    print_table([*response.metadata.feature_names[:key_count], "feature", "value", "status", "newest event"], rows)
 
 
 def parse_entities(pairs: Sequence[str]) -> dict[str, list[Any]]:
@@ -106,9 +102,7 @@ def typed_entities(columns: Mapping[str, Sequence[Any]], dtypes: Mapping[str, st
 
     Raises MalformedRequestError when a text is no value of its key's type.
     """
-    return {
-        name: [_typed(name, value, dtypes.get(name)) for value in values] for name, values in columns.items()
-    }
+    return {name: [_typed(name, value, dtypes.get(name)) for value in values] for name, values in columns.items()}
 
 
 def _typed(name: str, value: object, dtype: str | None) -> object:
@@ -135,16 +129,12 @@ def _read_locally(
     try:
         service.refresh(check=True)
         dtypes = {key.name: key.dtype for key in service.join_keys(features)}
-        return service.answer(
-            OnlineRequest(features=features, entities=typed_entities(entities, dtypes), as_of=as_of)
-        )
+        return service.answer(OnlineRequest(features=features, entities=typed_entities(entities, dtypes), as_of=as_of))
     finally:
         service.close()
 
 
-def _ask(
-    url: str, features: list[str], entities: dict[str, list[Any]], as_of: str | None
-) -> "OnlineResponse":
+def _ask(url: str, features: list[str], entities: dict[str, list[Any]], as_of: str | None) -> "OnlineResponse":
     from featurestore.client import FeatureStoreClient
     from featurestore.serving.protocol import OnlineResponse, ResponseMetadata, ResultColumn
 

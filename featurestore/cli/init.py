@@ -9,9 +9,7 @@ from featurestore.cli.options import Json
 from featurestore.cli.output import print_json, print_line
 from featurestore.errors import ConfigError
 
-EXAMPLES = (
-    "Example: [bold]featurestore init fraud && cd fraud && featurestore plan pipelines.transactions[/bold]"
-)
+EXAMPLES = "Example: [bold]featurestore init fraud && cd fraud && featurestore plan pipelines.transactions[/bold]"
 
 TEMPLATE = (
     "featurestore.toml",
@@ -22,9 +20,7 @@ TEMPLATE = (
 
 
 def init(
-    directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The project's folder; made if needed.")
-    ] = Path(),
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="The project's folder; made if needed.")] = Path(),
     json: Json = False,
 ) -> None:
     """Start a project: an example pipeline, its schema and featurestore.toml. Overwrites nothing."""

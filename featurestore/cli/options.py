@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 Modules = Annotated[
     list[str],
-    typer.Argument(
-        metavar="MODULE…", help="Definitions: a dotted module or a path, from the working directory."
-    ),
+    typer.Argument(metavar="MODULE…", help="Definitions: a dotted module or a path, from the working directory."),
 ]
 DataDir = Annotated[
     Path | None,

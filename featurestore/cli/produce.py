@@ -13,9 +13,7 @@ EXAMPLES = "Example: [bold]featurestore produce transactions events.jsonl --key 
 
 def produce(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Where to send to.")],
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSON lines (.jsonl) or Parquet, by its name.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines (.jsonl) or Parquet, by its name.")],
     key: Annotated[str | None, typer.Option(help="Field whose value is the key.", show_default=False)] = None,
     bootstrap_servers: BootstrapServers = None,
     data_dir: DataDir = None,
@@ -30,9 +28,7 @@ def produce(
 
     settings = load_settings(data_dir, kafka__bootstrap_servers=bootstrap_servers)
     # Told at once when no embedded broker runs: a file is sent now or not at all.
-    servers = embedded.resolve_bootstrap(
-        settings.kafka.bootstrap_servers, settings.store.data_dir, stop=lambda: True
-    )
+    servers = embedded.resolve_bootstrap(settings.kafka.bootstrap_servers, settings.store.data_dir, stop=lambda: True)
     sent = sending.produce(servers, topic, sending.read_messages(file, key), settings.kafka.settings)
     if json:
         print_json({"topic": topic, "messages": sent.messages, "value_bytes": sent.value_bytes})

@@ -20,7 +20,9 @@ def run(
     modules: Modules,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Worker processes on this machine; overrides \\[worker] processes.", show_default=False),
+        typer.Option(
+            min=1, help="Worker processes on this machine; overrides \\[worker] processes.", show_default=False
+        ),
     ] = None,
     until_end: Annotated[bool, typer.Option(help="Stop at the topics' present ends, with everything durable.")] = False,
     close_windows: Annotated[

@@ -56,7 +56,8 @@ def decode_keys(join_keys: Sequence[JoinKeySpec], keys: pl.Series) -> list[pl.Se
 
 def shard_expr(key: pl.Expr, shards: int) -> pl.Expr:
     """Expression of the shard of each encoded key, UInt32: xxh64 of its UTF-8 bytes, modulo `shards`."""
-    return (key.nchash.xxhash64() % shards).cast(pl.UInt32)  # type: ignore[attr-defined]
+    hashed: pl.Expr = key.nchash.xxhash64()  # type: ignore[attr-defined]
+    return (hashed % shards).cast(pl.UInt32)
 
 
 def shards_of(keys: Sequence[str], shards: int) -> list[int]:

@@ -187,7 +187,9 @@ def merge_slot(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> dic
 
 
 def _merge_m2(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> np.ndarray:
-    counts, sums, spreads = (np.asarray(columns[f"{slot.column}:{part}"], dtype=np.float64) for part in ("n", "sum", "m2"))
+    counts, sums, spreads = (
+        np.asarray(columns[f"{slot.column}:{part}"], dtype=np.float64) for part in ("n", "sum", "m2")
+    )
     count_all = ranges.reduce(np.add, counts, 0.0)
     sum_all = ranges.reduce(np.add, sums, 0.0)
     tile, owner = ranges.expand()
@@ -199,7 +201,9 @@ def _merge_m2(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> np.n
 
 def _merge_pick(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> dict[str, Column]:
     tile, owner = ranges.expand()
-    time, partition, offset = (np.asarray(columns[f"{slot.name}.{part}"])[tile] for part in ("time", "partition", "offset"))
+    time, partition, offset = (
+        np.asarray(columns[f"{slot.name}.{part}"])[tile] for part in ("time", "partition", "offset")
+    )
     order = np.lexsort((offset, partition, time, owner))
     filled = np.flatnonzero(ranges.filled)
     ends = np.searchsorted(owner[order], filled, side="left" if slot.kind == "first" else "right")

@@ -100,15 +100,11 @@ def tile_order(entity: np.ndarray, start: np.ndarray, late: np.ndarray) -> np.nd
     return np.lexsort((late, start, entity))
 
 
-def entity_bounds(entity: np.ndarray, entities: int) -> np.ndarray:
-    """Index of each entity's first tile, int64, shape (entities + 1,)."""
-    return np.searchsorted(entity, np.arange(entities + 1))
-
-
 def _take(values: Column, index: np.ndarray) -> Column:
     if isinstance(values, pl.Series):
         return values.filter(pl.Series(index)) if index.dtype == bool else values.gather(index)
-    return values[index]
+    taken: np.ndarray = values[index]
+    return taken
 
 
 def _concat(parts: Sequence[Column]) -> Column:

@@ -44,8 +44,10 @@ class TileIndex:
 
     def _code(self, start_us: np.ndarray) -> np.ndarray:
         if self._ranks is not None:
-            return np.searchsorted(self._ranks, start_us, side="left") + 1
-        return np.clip(start_us, self._low, self._low + self._span - 1) - self._low + 1
+            ranks: np.ndarray = np.searchsorted(self._ranks, start_us, side="left") + 1
+            return ranks
+        clipped: np.ndarray = np.clip(start_us, self._low, self._low + self._span - 1)
+        return clipped - self._low + 1
 
     def ranges(self, entity: np.ndarray, from_us: np.ndarray, to_us: np.ndarray) -> Ranges:
         """Tiles of `entity[i]` whose start lies in [from_us[i], to_us[i]); from BASE_START takes the base tile too."""

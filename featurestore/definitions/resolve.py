@@ -177,9 +177,7 @@ def _check_join_keys(what: str, entities: Iterable[EntitySpec], source: SourceSp
                 raise DefinitionError(
                     f"{what}: join key '{key.name}' of entity '{entity.name}' is {key.dtype}, "
                     f"but schema {source.schema} declares it as {dtype}",
-                    hint=f"declare it as pl.{dtype} in the entity"
-                    if dtype in ("String", "Int64", "Boolean")
-                    else None,
+                    hint=f"declare it as pl.{dtype} in the entity" if dtype in ("String", "Int64", "Boolean") else None,
                 )
 
 
@@ -190,9 +188,7 @@ def _collect(
         # Run on no rows: some misfits show only in running.
         return dict(pl.DataFrame(schema=schema).with_columns(**expressions).schema)
     except pl.exceptions.PolarsError as error:
-        raise DefinitionError(
-            f"{what}, {field}: {error}", hint="check the types of the columns it uses"
-        ) from error
+        raise DefinitionError(f"{what}, {field}: {error}", hint="check the types of the columns it uses") from error
 
 
 def _features(

@@ -58,9 +58,7 @@ def _columns(raw: dict[str, Any], shown_as: str) -> tuple[ColumnSpec, ...]:
         return tuple(_avro_column(field, shown_as) for field in raw["fields"])
     if raw.get("type") == "object" and isinstance(raw.get("properties"), dict):
         required = set(raw.get("required", []))
-        return tuple(
-            _json_column(name, body, name in required, shown_as) for name, body in raw["properties"].items()
-        )
+        return tuple(_json_column(name, body, name in required, shown_as) for name, body in raw["properties"].items())
     raise SchemaError(
         f"schema {shown_as} is neither an Avro record nor a JSON Schema object",
         hint='begin with {"type": "record", "fields": […]} or {"type": "object", "properties": {…}}',

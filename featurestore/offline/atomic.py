@@ -26,9 +26,7 @@ def no_crash(point: str) -> None:
     """The crash point of production."""
 
 
-def write_atomically(
-    path: Path, write: Callable[[BinaryIO], object], crash_point: CrashPoint = no_crash
-) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], crash_point: CrashPoint = no_crash) -> None:
     """Replace or create `path` with what `write` puts in the file it is given; durable when this returns.
 
     Folders are made as needed. Raises StoreFullError naming `path` when there is no room: the old file is

@@ -91,9 +91,7 @@ class PartitionArchive:
         self._partition = partition
         self._limits = limits
         self._crash_point = crash_point
-        self._folders = {
-            kind: layout.partition_dir(root, kind, source, generation, partition) for kind in STATISTICS
-        }
+        self._folders = {kind: layout.partition_dir(root, kind, source, generation, partition) for kind in STATISTICS}
         self._closed: list[_Segment] = []
         self._open: _Segment | None = None
         self._end = start
@@ -151,9 +149,7 @@ class PartitionArchive:
             batch.sizes[skipped:],
         )
         self._end = ArchiveEnd(progress.next_offset, progress.max_event_time_us)
-        self._take(
-            segment, parts, self._part_ends(parts, offsets, frames[EVENTS], end.max_event_time_us), frames
-        )
+        self._take(segment, parts, self._part_ends(parts, offsets, frames[EVENTS], end.max_event_time_us), frames)
 
     def advance(self, progress: PartitionProgress) -> None:
         """Move the end over a gap. Before the first message there is no file to keep it in."""
@@ -195,9 +191,7 @@ class PartitionArchive:
         assert self._end is not None
         if len(parts) == 1:
             return [self._end]
-        highest = np.maximum.accumulate(
-            np.append(max_before_us, accepted[EVENT_TIME].to_physical().to_numpy())
-        )
+        highest = np.maximum.accumulate(np.append(max_before_us, accepted[EVENT_TIME].to_physical().to_numpy()))
         if highest[-1] < self._end.max_event_time_us:
             # Only where the archive begins after the log does: the largest event time is older than its
             # first row.
@@ -243,9 +237,7 @@ class PartitionArchive:
         )
         for kind in (DEAD_LETTER, LATE):
             if segment.frames[kind]:
-                side = SideFooter(
-                    FORMAT_VERSION, self._source, self._generation, self._partition, segment.start
-                )
+                side = SideFooter(FORMAT_VERSION, self._source, self._generation, self._partition, segment.start)
                 self._write_kind(segment, kind, msgspec.json.encode(side))
         self._write_kind(segment, EVENTS, msgspec.json.encode(footer))
         segment.written_end = segment.end.next_offset

@@ -110,6 +110,4 @@ def _kind_files(root: Path, kind: Kind, source: str) -> list[Path]:
 
 def _read_all(files: list[Path]) -> pl.DataFrame:
     # Columns that came or went with a schema change are null where they are missing.
-    return (
-        pl.concat([read_frame(path) for path in files], how="diagonal_relaxed") if files else pl.DataFrame()
-    )
+    return pl.concat([read_frame(path) for path in files], how="diagonal_relaxed") if files else pl.DataFrame()

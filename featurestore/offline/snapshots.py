@@ -97,9 +97,7 @@ class SnapshotWriter:
         clock: Callable[[], float] = time.monotonic,
         crash_point: CrashPoint = no_crash,
     ) -> None:
-        assert not _intent_paths(intent_dir), (
-            f"intents of an earlier run in {intent_dir}: recover() comes first"
-        )
+        assert not _intent_paths(intent_dir), f"intents of an earlier run in {intent_dir}: recover() comes first"
         self._root = root
         self._intent_dir = intent_dir
         self._writer_id = writer_id

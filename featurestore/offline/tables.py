@@ -83,9 +83,7 @@ def read_largest(path: Path, column: str) -> int | None:
         raise _damaged(path) from error
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     chunks = [group.column(index) for group in groups for index in range(group.num_columns) if group.num_rows]
-    return max(
-        (int(chunk.statistics.max) for chunk in chunks if chunk.path_in_schema == column), default=None
-    )
+    return max((int(chunk.statistics.max) for chunk in chunks if chunk.path_in_schema == column), default=None)
 
 
 def _encodings(schema: pa.Schema) -> tuple[list[str], dict[str, str]]:

@@ -201,9 +201,7 @@ class OnlineReader:
                 if feature.name in wanted:
                     columns[feature.name] = _column(series.to_list(), known, aged, feature.default)
         newest = rows.newest_us.tolist()
-        return ViewRead(
-            {name: columns[name] for name in features}, [0 if time == NO_TIME else time for time in newest]
-        )
+        return ViewRead({name: columns[name] for name in features}, [0 if time == NO_TIME else time for time in newest])
 
     def close(self) -> None:
         """Close the shards and remove the scratch folder."""

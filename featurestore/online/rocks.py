@@ -72,11 +72,15 @@ def rocks_errors(path: Path) -> Iterator[None]:
             raise
         text = str(error)
         if "No space left" in text:
-            raise StoreFullError(f"disk is full: {path}", hint="free space; nothing of this commit was written") from error
+            raise StoreFullError(
+                f"disk is full: {path}", hint="free space; nothing of this commit was written"
+            ) from error
         if "lock hold" in text or "While lock file" in text or "No locks available" in text:
             raise StoreLockedError(
                 f"shard {path} is open in another process", hint="stop the other run of this source, then start again"
             ) from error
         if "Corruption" in text or "checksum" in text:
-            raise StoreFormatError(f"shard {path} is damaged: {text}", hint="restore the folder from a backup") from error
+            raise StoreFormatError(
+                f"shard {path} is damaged: {text}", hint="restore the folder from a backup"
+            ) from error
         raise StoreError(f"shard {path}: {text}") from error

@@ -1,12 +1,12 @@
 """The row format: a head of 16 bytes, fixed-width tiles, then the text of each text field in tile order.
 
-    byte 0      format version (1)
-    byte 1-3    reserved, zero
-    byte 4-7    number of tiles, uint32 little-endian
-    byte 8-15   newest event time, int64 µs
-    then        tiles: int64 start, int64 late (views with snapshots of sliding windows), the slots' fields in the compiled
-                order; a text field stores its byte length as int32, -1 for null
-    then        for each text field its bytes, tile after tile
+byte 0      format version (1)
+byte 1-3    reserved, zero
+byte 4-7    number of tiles, uint32 little-endian
+byte 8-15   newest event time, int64 µs
+then        tiles: int64 start, int64 late (views with snapshots of sliding windows), the slots' fields in the compiled
+            order; a text field stores its byte length as int32, -1 for null
+then        for each text field its bytes, tile after tile
 """
 
 from __future__ import annotations

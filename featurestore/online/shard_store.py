@@ -69,9 +69,7 @@ class RocksShardStore:
     def read_rows(self, view: CompiledView, keys: Sequence[str]) -> RowSet:
         """See `ShardStore.read_rows`."""
         prefix = layout.row_prefix(view)
-        with rocks_errors(self._path):
-            values = self._db.get([prefix + key.encode() for key in keys])
-        return decode_rows(view, values)
+        return decode_rows(view, self._get([prefix + key.encode() for key in keys]))
 
     def read_pending(
         self, view: CompiledView, dataset_index: int, from_us: int, to_us: int
@@ -80,8 +78,7 @@ class RocksShardStore:
         first = layout.pending_key(view, dataset_index, from_us)
         last = layout.pending_key(view, dataset_index, to_us)
         return [
-            (layout.time_of(key), _KEYS_DECODER.decode(value))
-            for key, value in self._scan(first, last + b"\xff" * 9)
+            (layout.time_of(key), _KEYS_DECODER.decode(value)) for key, value in self._scan(first, last + b"\xff" * 9)
         ]
 
     def read_revisions(
@@ -89,11 +86,9 @@ class RocksShardStore:
     ) -> list[int]:
         """See `ShardStore.read_revisions`."""
         wanted = [
-            layout.revision_key(view, dataset_index, end) + key.encode()
-            for end, key in zip(ends_us, keys, strict=True)
+            layout.revision_key(view, dataset_index, end) + key.encode() for end, key in zip(ends_us, keys, strict=True)
         ]
-        values = self._db.get(wanted) if wanted else []
-        return [0 if value is None else int.from_bytes(value, "big") for value in values]
+        return [0 if value is None else int.from_bytes(value, "big") for value in self._get(wanted)]
 
     def write(self, commit: Commit) -> None:
         """See `ShardStore.write`."""
@@ -107,8 +102,8 @@ class RocksShardStore:
         for clear in commit.pending_clear:
             first = layout.pending_key(clear.view, clear.dataset_index, -(2**63))
             last = layout.pending_key(clear.view, clear.dataset_index, clear.pane_us)
-            for key, _ in self._scan(first, last + b"\xff" * 9):
-                batch.delete(key)
+            for place, _ in self._scan(first, last + b"\xff" * 9):
+                batch.delete(place)
         for pending in commit.pending:
             stem = layout.pending_key(pending.view, pending.dataset_index, pending.pane_us)
             batch.put(stem + self._next_run.to_bytes(8, "big"), msgspec.msgpack.encode(pending.keys))
@@ -116,12 +111,12 @@ class RocksShardStore:
         for old in commit.revision_clear:
             first = layout.revision_key(old.view, old.dataset_index, -(2**63))
             last = layout.revision_key(old.view, old.dataset_index, old.end_us + 1)
-            for key, _ in self._scan(first, last):
-                batch.delete(key)
+            for place, _ in self._scan(first, last):
+                batch.delete(place)
         for revised in commit.revisions:
             for end, name, revision in zip(revised.ends_us, revised.keys, revised.revisions, strict=True):
-                key = layout.revision_key(revised.view, revised.dataset_index, end) + name.encode()
-                batch.put(key, revision.to_bytes(4, "big"))
+                place = layout.revision_key(revised.view, revised.dataset_index, end) + name.encode()
+                batch.put(place, revision.to_bytes(4, "big"))
         items = self._outbox_items(commit, batch)
         if items or commit.pending:
             batch.put(layout.META, _META.pack(self._next_sequence + len(items), self._next_run))
@@ -131,7 +126,7 @@ class RocksShardStore:
         self._outbox.extend(items)
 
     def _outbox_items(self, commit: Commit, batch: rocksdict.WriteBatch) -> list[OutboxItem]:
-        items = []
+        items: list[OutboxItem] = []
         created = pl.lit(self._clock()).cast(pl.Datetime("us", "UTC")).alias("created_timestamp")
         for emitted in commit.emitted:
             sequence = self._next_sequence + len(items)
@@ -168,6 +163,12 @@ class RocksShardStore:
     def close(self) -> None:
         """Release the shard; the store can't be used any more."""
         self._db.close()
+
+    def _get(self, keys: list[bytes]) -> list[bytes | None]:
+        with rocks_errors(self._path):
+            # rocksdict's stub wants a list of any key type, which is invariant.
+            values: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type, assignment]
+        return values
 
     def _scan(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
         """Entries with first <= key < last."""

@@ -15,9 +15,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Column, Connection, DateTime, Engine, Integer, MetaData, String, Table, Text, create_engine, event
+from sqlalchemy import (
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    select,
+    update,
+)
 from sqlalchemy import insert as insert_into
-from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from featurestore.definitions.resolve import ResolvedDefinitions
@@ -97,7 +110,9 @@ class Registry:
                 spec = plan.specs[(change.kind, change.name)]
                 row = stored.get((change.kind, change.name))
                 if (row is None) != (change.action == "add"):
-                    raise RegistryError(f"{change.kind} '{change.name}' changed since the plan was made", hint="plan again")
+                    raise RegistryError(
+                        f"{change.kind} '{change.name}' changed since the plan was made", hint="plan again"
+                    )
                 version = change.new_version or (row[1] if row else 1)
                 values = {
                     "spec": msgspec.json.encode(spec, order="sorted").decode(),
@@ -132,7 +147,8 @@ class Registry:
         if name not in views:
             near = get_close_matches(name, views, n=3)
             raise UnknownViewError(
-                f"there is no view '{name}'", hint=f"did you mean {', '.join(near)}?" if near else "see featurestore status"
+                f"there is no view '{name}'",
+                hint=f"did you mean {', '.join(near)}?" if near else "see featurestore status",
             )
         return views[name]
 
@@ -212,6 +228,8 @@ def _plan(stored: Mapping[tuple[str, str], tuple[int, int, Spec]], resolved: Res
             continue
         specs[(kind, name)] = spec
     changes.extend(
-        Change("absent", "view", name) for kind, name in sorted(stored) if kind == "view" and ("view", name) not in wanted
+        Change("absent", "view", name)
+        for kind, name in sorted(stored)
+        if kind == "view" and ("view", name) not in wanted
     )
     return Plan(tuple(changes), specs)

@@ -61,9 +61,7 @@ class SourceReaders:
                 reader.refresh()
             except (StoreError, OSError) as error:
                 self._lost.add(source)
-                problems.append(
-                    error if isinstance(error, StoreError) else StoreError(f"source '{source}': {error}")
-                )
+                problems.append(error if isinstance(error, StoreError) else StoreError(f"source '{source}': {error}"))
         if problems:
             raise problems[0]
 

@@ -73,7 +73,7 @@ def pending_ends(
     dataset: EmittedDataset, panes: Sequence[tuple[int, list[str]]], *, emitted_us: int, boundary_us: int
 ) -> pl.DataFrame:
     """Windows due because of panes in the index: distinct rows of `_key` (String) and `end` (Int64 µs), in any order."""
-    frames = []
+    frames: list[pl.DataFrame] = []
     for pane_us, keys in panes:
         ends = [
             end
@@ -81,10 +81,12 @@ def pending_ends(
             if emitted_us < end <= boundary_us
         ]
         series = pl.Series("_key", keys, dtype=pl.String)
-        frames.extend(pl.DataFrame([series, pl.repeat(end, len(keys), dtype=pl.Int64, eager=True).alias("end")]) for end in ends)
+        frames.extend(
+            pl.DataFrame([series, pl.repeat(end, len(keys), dtype=pl.Int64, eager=True).alias("end")]) for end in ends
+        )
     if not frames:
         return pl.DataFrame(schema={"_key": pl.String, "end": pl.Int64})
-    rows = pl.concat(frames)
+    rows: pl.DataFrame = pl.concat(frames)
     # An entity is in a pane's index once; only windows of several panes meet it again.
     return rows.unique() if dataset.ends_per_pane > 1 else rows
 

@@ -23,9 +23,7 @@ _CONFLUENT_HEADER_BYTES = 5
 
 def avro_codec(
     spec: SourceSpec, base_dir: Path
-) -> tuple[
-    Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception, bytes], tuple[str, str]]
-]:
+) -> tuple[Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception, bytes], tuple[str, str]]]:
     """(decode, pickers, classify) for the source's schema file; see `decode.Codec`. Raises SchemaError."""
     path = base_dir / spec.schema
     try:

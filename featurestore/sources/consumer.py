@@ -107,9 +107,7 @@ class SourceReader:
         self._doubt_since: float | None = None
         self._decoder = Decoder(spec, base_dir)
         self._partitions = {
-            number: _Partition(
-                number, point.next_offset, None if stop_at is None else stop_at[number], monotonic()
-            )
+            number: _Partition(number, point.next_offset, None if stop_at is None else stop_at[number], monotonic())
             for number, point in partitions.items()
         }
         own = _consumer_settings(bootstrap_servers, group_id, settings)
@@ -234,9 +232,7 @@ class SourceReader:
             )
         return batches
 
-    def _heed(
-        self, messages: Sequence[Message], errors: Sequence[KafkaError | None], now: float
-    ) -> dict[int, int]:
+    def _heed(self, messages: Sequence[Message], errors: Sequence[KafkaError | None], now: float) -> dict[int, int]:
         """Offsets at which partitions end; other errors are raised, or logged if librdkafka tries again."""
         ends: dict[int, int] = {}
         for message, error in zip(messages, errors, strict=True):
@@ -255,9 +251,7 @@ class SourceReader:
                     hint="lengthen the topic's retention; to begin again without them, use a new data_dir",
                 )
             if error.code() in _DENIED:
-                raise SourceError(
-                    f"{place}: {error.str()}", hint="give the worker's user the right to read it"
-                )
+                raise SourceError(f"{place}: {error.str()}", hint="give the worker's user the right to read it")
             self._on_error(error)
         return ends
 
@@ -335,9 +329,7 @@ class SourceReader:
         if now < self._ask_from:
             return False
         try:
-            _, end = self._consumer.get_watermark_offsets(
-                self._place(partition.number), timeout=ASK_TIMEOUT_S
-            )
+            _, end = self._consumer.get_watermark_offsets(self._place(partition.number), timeout=ASK_TIMEOUT_S)
         except KafkaException as error:
             self._ask_from = now + ASK_AGAIN_S
             log.debug("end_unknown", source=self._spec.name, error=error.args[0].str())
@@ -350,9 +342,7 @@ class SourceReader:
         return TopicPartition(self._spec.topic, number, offset)
 
 
-def _consumer_settings(
-    bootstrap_servers: str, group_id: str, settings: Mapping[str, str]
-) -> dict[str, object]:
+def _consumer_settings(bootstrap_servers: str, group_id: str, settings: Mapping[str, str]) -> dict[str, object]:
     for name in ("group.id", *_OURS):
         if name in settings:
             raise ConfigError(

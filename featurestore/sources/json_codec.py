@@ -36,9 +36,7 @@ _PLACE = re.compile(r" - at `\$.*$", re.DOTALL)
 
 def json_codec(
     columns: Sequence[ColumnSpec],
-) -> tuple[
-    Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception, bytes], tuple[str, str]]
-]:
+) -> tuple[Callable[[bytes], Any], Sequence[Callable[[Any], object]], Callable[[Exception, bytes], tuple[str, str]]]:
     """(decode, pickers, classify) for values with these columns; see `decode.Codec`.
 
     Raises SchemaError when a default does not fit its column.
@@ -80,9 +78,7 @@ def _default(column: ColumnSpec) -> object:
             return str(value).encode("latin-1")
         return msgspec.convert(value, _TYPES[column.dtype])
     except (ValueError, ConfigError) as error:
-        raise SchemaError(
-            f"column '{column.name}': its default {value!r} is no {column.dtype} ({error})"
-        ) from error
+        raise SchemaError(f"column '{column.name}': its default {value!r} is no {column.dtype} ({error})") from error
 
 
 def classify_json(error: Exception, value: bytes) -> tuple[str, str]:

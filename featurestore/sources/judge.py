@@ -118,9 +118,7 @@ class Judge:
             low, high = cuts[partition]
             self._journals[partition].record(raw.offsets[future[low:high]], int(raw.offsets[end - 1]) + 1)
 
-    def _lateness(
-        self, raw: RawMessages, good: np.ndarray, event_us: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _lateness(self, raw: RawMessages, good: np.ndarray, event_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Partition watermark before each row, and which rows are too late."""
         before = np.empty(len(good), dtype=np.int64)
         for partition, low, high in _spans_of(raw, good):

@@ -69,9 +69,7 @@ def describe_topic(
                 hint="create it, or send to it first: featurestore produce TOPIC FILE",
             )
         partitions = {
-            partition: consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_S
-            )
+            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_S)
             for partition in sorted(metadata.partitions)
         }
         generation = embedded.generation if embedded else _topic_id(shared, topic)
@@ -110,9 +108,7 @@ def wait_for_topic(
         if bootstrap_servers != EMBEDDED:
             # The address of the embedded broker may have been looked up already: the generation is in its
             # file.
-            return describe_topic(
-                bootstrap_servers, topic, settings, _embedded_at(bootstrap_servers, data_dir)
-            )
+            return describe_topic(bootstrap_servers, topic, settings, _embedded_at(bootstrap_servers, data_dir))
         address = embedded_address(data_dir)
         return describe_topic(address.bootstrap_servers, topic, settings, address)
 

@@ -111,7 +111,5 @@ def _write_all(file: int, data: bytes) -> None:
 
 def _full(error: OSError) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFullError(
-            "the disk is full: a verdict could not be written", hint="make room, then start again"
-        )
+        return StoreFullError("the disk is full: a verdict could not be written", hint="make room, then start again")
     return error

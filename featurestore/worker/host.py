@@ -141,7 +141,9 @@ class SourceHost:
         items = store.take_outbox()
         self._snapshots.add(
             [
-                OutboxEntry(shard, item.sequence, SnapshotDataset(item.view, item.version, item.window), item.rows.to_arrow())
+                OutboxEntry(
+                    shard, item.sequence, SnapshotDataset(item.view, item.version, item.window), item.rows.to_arrow()
+                )
                 for item in items
             ]
         )

@@ -41,9 +41,7 @@ class RegisteredSource:
 
     def compile(self) -> list[CompiledView]:
         """The views, compiled."""
-        return [
-            compile_view(view.spec, self.source, view_id=view.view_id, version=view.version) for view in self.views
-        ]
+        return [compile_view(view.spec, self.source, view_id=view.view_id, version=view.version) for view in self.views]
 
 
 def lock_sources(settings: Settings, sources: Sequence[str]) -> list[SourceLock]:
@@ -72,9 +70,7 @@ def plan_source(
     """
     source = registered.source
     data_dir = Path(settings.store.data_dir)
-    topic = wait_for_topic(
-        settings.kafka.bootstrap_servers, source.topic, settings.kafka.settings, data_dir, stop=stop
-    )
+    topic = wait_for_topic(settings.kafka.bootstrap_servers, source.topic, settings.kafka.settings, data_dir, stop=stop)
     info = open_source_store(data_dir, source.name, settings.store.shards)
     covered = _recover_outbox(data_dir, source.name)
     compiled = registered.compile()

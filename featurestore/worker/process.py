@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,7 @@ def run_process(
     plan: RunPlan,
     settings: Settings,
     definitions: Definitions,
-    specs: dict[str, ViewSpec],
+    specs: Mapping[str, ViewSpec],
     metrics: Metrics,
     *,
     process: int = 0,
@@ -62,7 +62,7 @@ def run_process(
     gc.freeze()
     log.info("worker_started", process=process, processes=processes, sources=sorted(sources))
     try:
-        cluster_main(flow, list(addresses), process, epoch_interval=timedelta(seconds=interval))
+        cluster_main(flow, list(addresses), process, epoch_interval=timedelta(seconds=interval))  # type: ignore[no-untyped-call]
     except BaseException as error:
         raise cause_of(error) from error
     for host in hosts.values():
@@ -108,7 +108,7 @@ def _task_builder(
     return build
 
 
-def _bind(source: SourcePlan, definitions: Definitions, specs: dict[str, ViewSpec]) -> list[BoundView]:
+def _bind(source: SourcePlan, definitions: Definitions, specs: Mapping[str, ViewSpec]) -> list[BoundView]:
     bound = []
     for view in source.views:
         author = definitions.views[view.name]

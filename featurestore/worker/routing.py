@@ -36,7 +36,10 @@ class Router:
             events = pl.concat(frames) if len(frames) > 1 else frames[0]
             split = {group: self._split(events, group) for group in self._groups}
         return [
-            (shard, ShardBatch({group: parts[shard] for group, parts in split.items() if shard in parts}, poll.progress))
+            (
+                shard,
+                ShardBatch({group: parts[shard] for group, parts in split.items() if shard in parts}, poll.progress),
+            )
             for shard in range(self._shards)
         ]
 

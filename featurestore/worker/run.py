@@ -95,9 +95,7 @@ def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: boo
         registry.apply(plan)
     views = {view.spec.name: view for view in registry.views() if view.spec.name in resolved.views}
     return [
-        RegisteredSource(
-            registry.source(name), tuple(view for view in views.values() if view.spec.source == name)
-        )
+        RegisteredSource(registry.source(name), tuple(view for view in views.values() if view.spec.source == name))
         for name in sorted({view.spec.source for view in views.values()})
     ]
 
@@ -129,8 +127,6 @@ class _Planner:
         )
 
     def _plan(self, source: RegisteredSource) -> SourcePlan:
-        plan = plan_source(
-            self._settings, source, until_end=self._options.until_end, stop=self._marker.exists
-        )
+        plan = plan_source(self._settings, source, until_end=self._options.until_end, stop=self._marker.exists)
         ends = self._recorded.setdefault((plan.source.name, plan.generation), plan.stop_at)
         return msgspec.structs.replace(plan, stop_at=ends)

@@ -51,7 +51,9 @@ class SourceTask:
         mine = [partition for partition in sorted(plan.resume) if partition % processes == process]
         resume = {p: ResumePoint(plan.resume[p].next_offset, plan.resume[p].max_event_time_us) for p in mine}
         stop_at = None if plan.stop_at is None else {p: plan.stop_at[p] for p in mine}
-        starts = {p: ArchiveEnd(plan.archive_start[p].next_offset, plan.archive_start[p].max_event_time_us) for p in mine}
+        starts = {
+            p: ArchiveEnd(plan.archive_start[p].next_offset, plan.archive_start[p].max_event_time_us) for p in mine
+        }
         self._archive = SourceArchive(data_dir / "offline", name, plan.generation, starts=starts)
         self._reader = SourceReader(
             plan.source,
@@ -126,4 +128,3 @@ class SourceTask:
             lag=sum(lag.values()),
         )
         self._reported_at = now
-

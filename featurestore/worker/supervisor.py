@@ -66,9 +66,7 @@ def supervise(
             return
 
 
-def _run_cluster(
-    plan: RunPlan, settings: Settings, processes: int, lock_descriptors: Sequence[int]
-) -> list[int]:
+def _run_cluster(plan: RunPlan, settings: Settings, processes: int, lock_descriptors: Sequence[int]) -> list[int]:
     addresses = _free_addresses(processes)
     read_end, write_end = os.pipe()
     with tempfile.TemporaryDirectory(prefix="featurestore-run-") as folder:

@@ -57,9 +57,7 @@ def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_the_broker_tells_its_address_and_leaves_nothing_behind(
-    running: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_the_broker_tells_its_address_and_leaves_nothing_behind(running: subprocess.Popen[str], tmp_path: Path) -> None:
     address = read_document(running)
     on_disk = json.loads((tmp_path / "data" / "broker.json").read_text())
     assert on_disk == address
@@ -71,9 +69,7 @@ def test_the_broker_tells_its_address_and_leaves_nothing_behind(
     assert str(running.pid) in err
     assert "Hint:" in err
 
-    (tmp_path / "events.jsonl").write_text(
-        '{"card_id": "c1", "amount": 1.5}\n{"card_id": "c2", "amount": 2}\n'
-    )
+    (tmp_path / "events.jsonl").write_text('{"card_id": "c1", "amount": 1.5}\n{"card_id": "c2", "amount": 2}\n')
     produced = command(tmp_path, "produce", "payments", "events.jsonl", "--key", "card_id", "--json")
     assert produced.returncode == 0, produced.stderr
     assert json.loads(produced.stdout)["messages"] == 2

@@ -50,9 +50,7 @@ def test_help_lists_every_command_and_each_has_help_with_an_example(
         assert f"featurestore {command.name}" in text, command.name
 
 
-def test_init_writes_the_example_and_overwrites_nothing(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_init_writes_the_example_and_overwrites_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("init", "fraud", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["files"] == list(TEMPLATE)

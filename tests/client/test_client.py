@@ -82,9 +82,7 @@ def test_nan_and_infinity_come_back_as_floats(client: FeatureStoreClient) -> Non
     assert values[1] == math.inf
 
 
-@pytest.mark.parametrize(
-    "as_of", ["2026-11-23T12:30:00Z", datetime(2026, 11, 23, 12, 30, tzinfo=timezone.utc)]
-)
+@pytest.mark.parametrize("as_of", ["2026-11-23T12:30:00Z", datetime(2026, 11, 23, 12, 30, tzinfo=timezone.utc)])
 def test_as_of_is_a_text_or_a_datetime(client: FeatureStoreClient, as_of: str | datetime) -> None:
     answer = client.get_online_features(FEATURES[:1], {"card_id": ["c1"]}, as_of=as_of)
     assert answer.to_dict()["count_10m"] == [0]
@@ -126,9 +124,10 @@ def test_a_time_without_a_zone_is_refused(client: FeatureStoreClient) -> None:
 def test_nobody_listening_is_told_with_the_way_out() -> None:
     with bind("127.0.0.1", 0) as holder:
         address = url_of(holder)
-    with FeatureStoreClient(address, retries=1, backoff_s=0) as client, pytest.raises(
-        ServerUnavailableError, match="can't reach a feature server"
-    ) as caught:
+    with (
+        FeatureStoreClient(address, retries=1, backoff_s=0) as client,
+        pytest.raises(ServerUnavailableError, match="can't reach a feature server") as caught,
+    ):
         client.get_online_features(FEATURES, {"card_id": ["c1"]})
     assert caught.value.hint == "start one: featurestore serve"
     assert caught.value.retryable

@@ -91,6 +91,4 @@ def test_the_example_resolves() -> None:
     resolved = resolve_all(load_definitions(["pipelines/transactions.py"], ROOT), ROOT)
     assert sorted(resolved.views) == ["card_activity", "merchant_activity"]
     names = [feature.name for feature in resolved.views["card_activity"].features]
-    assert {"count_10m", "count_24h", "count_tumbling_1m", "biggest_purchase_24h", "merchant_id_last"} <= set(
-        names
-    )
+    assert {"count_10m", "count_24h", "count_tumbling_1m", "biggest_purchase_24h", "merchant_id_last"} <= set(names)

@@ -185,12 +185,8 @@ def test_output_dtypes(source: SourceSpec, feature: agg.Aggregation, output: str
         agg.first("signature"),
     ],
 )
-def test_an_aggregate_of_a_column_it_can_not_take_is_refused(
-    source: SourceSpec, feature: agg.Aggregation
-) -> None:
-    with pytest.raises(
-        DefinitionError, match=f"view 'activity': feature '{feature.features()[0][0]}'"
-    ) as caught:
+def test_an_aggregate_of_a_column_it_can_not_take_is_refused(source: SourceSpec, feature: agg.Aggregation) -> None:
+    with pytest.raises(DefinitionError, match=f"view 'activity': feature '{feature.features()[0][0]}'") as caught:
         resolve_view(view_of(feature), source)
     assert caught.value.hint is not None
     assert "derive" in caught.value.hint
@@ -198,9 +194,7 @@ def test_an_aggregate_of_a_column_it_can_not_take_is_refused(
 
 def test_derived_columns_are_aggregated_with_their_own_dtype(source: SourceSpec) -> None:
     derive = {"eur": pl.col("amount") * pl.col("rate"), "small": pl.col("quantity").cast(pl.Int16)}
-    spec = resolve_view(
-        view_of(agg.sum("eur", over="1h"), agg.max("small", over="1h"), derive=derive), source
-    )
+    spec = resolve_view(view_of(agg.sum("eur", over="1h"), agg.max("small", over="1h"), derive=derive), source)
     assert [(feature.input_dtype, feature.output_dtype) for feature in spec.features] == [
         ("Float64", "Float64"),
         ("Int64", "Int64"),
@@ -237,9 +231,7 @@ def test_a_default_takes_the_type_of_its_feature(source: SourceSpec) -> None:
 
 
 def test_specs_survive_the_registry(source: SourceSpec) -> None:
-    spec = resolve_view(
-        view_of(agg.count(over=["1h", tumbling("1m")]), where=pl.col("online"), ttl="7d"), source
-    )
+    spec = resolve_view(view_of(agg.count(over=["1h", tumbling("1m")]), where=pl.col("online"), ttl="7d"), source)
     assert msgspec.json.decode(msgspec.json.encode(spec), type=ViewSpec) == spec
     assert msgspec.json.decode(msgspec.json.encode(source), type=SourceSpec) == source
 
@@ -262,6 +254,4 @@ def test_the_fingerprint_follows_what_is_computed_and_nothing_else(source: Sourc
 
 def test_the_description_of_an_entity_is_no_part_of_a_views_fingerprint(source: SourceSpec) -> None:
     other = Entity("card", {"card_id": pl.String}, description="Another text.")
-    assert fingerprint(resolve_view(view_of(entities=[other]), source)) == fingerprint(
-        resolve_view(view_of(), source)
-    )
+    assert fingerprint(resolve_view(view_of(entities=[other]), source)) == fingerprint(resolve_view(view_of(), source))

@@ -80,9 +80,7 @@ def test_a_wrong_view_is_refused_when_it_is_built(case: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(
-    "windows", [[tumbling("1m"), hopping("10m", "10m")], [lifetime(), sliding("1h", tile="1m")]]
-)
+@pytest.mark.parametrize("windows", [[tumbling("1m"), hopping("10m", "10m")], [lifetime(), sliding("1h", tile="1m")]])
 def test_windows_that_can_be_computed_are_taken(windows: list[Any]) -> None:
     view(features=[agg.count(over=windows)])
 

@@ -24,8 +24,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "registry": BASE | {"definitions", "compile"},
     "sources": BASE | {"definitions", "compile"},
     "shard": BASE | {"definitions", "compute", "compile"},
-    "online": BASE
-    | {"definitions", "compute", "compile", "shard"},  # shard: the protocol that the store carries out
+    "online": BASE | {"definitions", "compute", "compile", "shard"},  # shard: the protocol that the store carries out
     "offline": BASE | {"definitions", "compile"},
     "worker": BASE | {"definitions", "compile", "registry", "sources", "shard", "online", "offline"},
     "training": BASE | {"definitions", "compute", "compile", "registry", "offline"},
@@ -63,9 +62,7 @@ LONG_FILES: dict[str, str] = {}
 # Spelled apart, so that this file does not break its own rule.
 _FORBIDDEN_TEXT = {
     "a path of one machine": re.compile(r"(?<![\w./-])/(?:root|home/\w+|Users/\w+|work)/" + r"[\w.]"),
-    "a package index": re.compile(
-        r"(?:files\.)?(?:python" + r"hosted|pypi)\.org(?!/project)|/simple/?\b(?=\s|$)"
-    ),
+    "a package index": re.compile(r"(?:files\.)?(?:python" + r"hosted|pypi)\.org(?!/project)|/simple/?\b(?=\s|$)"),
 }
 
 _LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
@@ -168,11 +165,7 @@ def interpolated_events(source: str) -> list[str]:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
         target = node.func.value
-        if (
-            node.func.attr in _LOG_METHODS
-            and isinstance(target, ast.Name)
-            and target.id in ("log", "logger", "_log")
-        ):
+        if node.func.attr in _LOG_METHODS and isinstance(target, ast.Name) and target.id in ("log", "logger", "_log"):
             event = node.args[0]
             choices = [event.body, event.orelse] if isinstance(event, ast.IfExp) else [event]
             if not all(_is_event_name(choice) for choice in choices):

@@ -55,12 +55,7 @@ def test_a_forbidden_arrow_is_found(room: str, source: str) -> None:
 
 
 def test_an_allowed_arrow_is_not() -> None:
-    assert (
-        rules.forbidden_arrows(
-            "serving", "from featurestore.online import reader\nimport featurestore.errors"
-        )
-        == []
-    )
+    assert rules.forbidden_arrows("serving", "from featurestore.online import reader\nimport featurestore.errors") == []
     assert rules.forbidden_arrows("cli", "from featurestore import Entity") == []
 
 
@@ -152,9 +147,7 @@ def test_ordinary_paths_are_not() -> None:
 
 def test_the_lock_covers_every_dependency_with_a_hash_and_names_no_host() -> None:
     text = (ROOT / "requirements.lock").read_text()
-    pins = re.findall(
-        r"^([a-z0-9._-]+)==[^\n]*\\\n((?:\s+--hash=sha256:[0-9a-f]{64}[ \\]*\n)+)", text, re.MULTILINE
-    )
+    pins = re.findall(r"^([a-z0-9._-]+)==[^\n]*\\\n((?:\s+--hash=sha256:[0-9a-f]{64}[ \\]*\n)+)", text, re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],

@@ -13,8 +13,8 @@ from pathlib import Path
 import polars as pl
 import polars.testing
 
-from featurestore.compile.view import CompiledView, compile_view
 from featurestore.compile.keys import encoded_key
+from featurestore.compile.view import CompiledView, compile_view
 from featurestore.offline import read_dead_letters, read_events, read_late, read_snapshots
 from featurestore.online.reader import OnlineReader
 from featurestore.registry import Registry
@@ -38,7 +38,9 @@ class Project:
         shutil.copytree(ROOT / "schemas", folder / "schemas", dirs_exist_ok=True)
         shutil.copytree(ROOT / "pipelines", folder / "pipelines", dirs_exist_ok=True)
         text = (ROOT / "pipelines" / "transactions.py").read_text()
-        text = text.replace('topic="transactions"', f'topic="{topic}"').replace('idle_timeout="30s"', 'idle_timeout="1h"')
+        text = text.replace('topic="transactions"', f'topic="{topic}"').replace(
+            'idle_timeout="30s"', 'idle_timeout="1h"'
+        )
         (folder / "pipelines" / "transactions.py").write_text(text)
         place = f'[store]\ndata_dir = "{data_dir or folder / "data"}"\n'
         (folder / "featurestore.toml").write_text(
@@ -64,7 +66,12 @@ class Project:
     def call(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
-            self.command(*arguments), cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=timeout
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
 
     def run_until_end(self, *options: str) -> None:
@@ -131,13 +138,17 @@ def read_stores(project: Project) -> Stores:
                 assert chain.select((pl.col("revision").list.last() + 1 == pl.col("revision").list.len()).all()).item()
             rows = read_snapshots(offline, name, view.version, dataset.name, keys)
             drop = ["revision", "created_timestamp"]
-            snapshots[(name, dataset.name)] = rows.drop(drop, strict=False).sort(*keys, "window_end") if rows.height else rows
+            snapshots[(name, dataset.name)] = (
+                rows.drop(drop, strict=False).sort(*keys, "window_end") if rows.height else rows
+            )
         entities = events.select(encoded_key(view.spec.join_keys).alias("key")).drop_nulls().unique().sort("key")
         as_of = reader.latest_us(view)
         read = reader.read(view, entities["key"].to_list(), list(view.features), as_of)
         columns = {feature: column.values for feature, column in read.columns.items()}
         statuses = {f"{feature} status": column.statuses for feature, column in read.columns.items()}
-        online[name] = entities.with_columns(**{k: pl.Series(v, strict=False) for k, v in {**columns, **statuses}.items()})
+        online[name] = entities.with_columns(
+            **{k: pl.Series(v, strict=False) for k, v in {**columns, **statuses}.items()}
+        )
         total = ViewCounts()
         for state in reader.states(view):
             total = total.plus(state.counts)

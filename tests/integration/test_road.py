@@ -41,7 +41,14 @@ def oracle_messages(sent: list[tuple[int, bytes]]) -> list[Message]:
     offsets = itertools.count
     counters = {partition: offsets() for partition in range(64)}
     out = []
-    kinds = {"transaction_id": str, "card_id": str, "merchant_id": str, "amount": (int, float), "currency": str, "status": str}
+    kinds = {
+        "transaction_id": str,
+        "card_id": str,
+        "merchant_id": str,
+        "amount": (int, float),
+        "currency": str,
+        "status": str,
+    }
     for partition, value in sent:
         try:
             event = json.loads(value)
@@ -55,7 +62,10 @@ def oracle_messages(sent: list[tuple[int, bytes]]) -> list[Message]:
     return out
 
 
-APPROVED = {"where": lambda e: e["status"] == "approved", "derive": {"amount_eur": lambda e: e["amount"] * e["fx_rate"]}}
+APPROVED = {
+    "where": lambda e: e["status"] == "approved",
+    "derive": {"amount_eur": lambda e: e["amount"] * e["fx_rate"]},
+}
 MINUTES = [("_10m", oracle.sliding(10 * MINUTE)), ("_1h", oracle.sliding(HOUR)), ("_24h", oracle.sliding(24 * HOUR))]
 CARD = View(
     ("card_id",),
@@ -64,7 +74,10 @@ CARD = View(
         Feature("count_tumbling_1m", "count", None, oracle.tumbling(MINUTE)),
         *(Feature(f"amount_eur_sum{suffix}", "sum", "amount_eur", window, floats=True) for suffix, window in MINUTES),
         Feature("amount_eur_sum_tumbling_1m", "sum", "amount_eur", oracle.tumbling(MINUTE), floats=True),
-        *(Feature(f"amount_eur_mean{suffix}", "mean", "amount_eur", window, floats=True) for suffix, window in MINUTES[1:]),
+        *(
+            Feature(f"amount_eur_mean{suffix}", "mean", "amount_eur", window, floats=True)
+            for suffix, window in MINUTES[1:]
+        ),
         Feature("amount_eur_stddev_24h", "stddev", "amount_eur", MINUTES[2][1], floats=True),
         Feature("biggest_purchase_24h", "max", "amount_eur", MINUTES[2][1], floats=True),
         Feature("merchant_id_first", "first", "merchant_id", oracle.lifetime()),
@@ -224,4 +237,3 @@ def test_definitions_that_differ_from_the_registry_stop_the_run_and_show_the_pla
     assert done.returncode == 1
     assert "+ view card_activity" in done.stderr and "--apply" in done.stderr
     assert not (project.data_dir / "online" / "transactions" / "store.json").exists(), "nothing was touched"
-

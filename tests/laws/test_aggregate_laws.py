@@ -24,10 +24,7 @@ INPUTS = {
     "String": st.text(max_size=4),
 }
 CASES = [
-    (name, dtype)
-    for name in AGGREGATES
-    for dtype in INPUTS
-    if name in ("count", "first", "last") or dtype != "String"
+    (name, dtype) for name in AGGREGATES for dtype in INPUTS if name in ("count", "first", "last") or dtype != "String"
 ]
 
 

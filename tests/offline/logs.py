@@ -193,9 +193,7 @@ def _run(root: Path, logs: Sequence[Log], random: Random, crash_point: Callable[
     for log in logs:
         end = ends.get(log.partition, ArchiveEnd(log.first, NO_TIME))
         assert end.max_event_time_us == log.max_before(end.next_offset)
-        at[log.partition] = random.choice(
-            [log.first, end.next_offset, random.randint(log.first, end.next_offset)]
-        )
+        at[log.partition] = random.choice([log.first, end.next_offset, random.randint(log.first, end.next_offset)])
     now = 0.0
     while any(at[log.partition] < log.end for log in logs):
         log = random.choice(logs)

@@ -121,9 +121,7 @@ def test_hundreds_of_seeded_histories_with_crashes_give_the_same_files(tmp_path:
     crashes = 0
     for seed in range(300):
         random = Random(seed)
-        logs = [
-            draw_log(random, partition, random.randint(1, 30)) for partition in range(random.randint(1, 2))
-        ]
+        logs = [draw_log(random, partition, random.randint(1, 30)) for partition in range(random.randint(1, 2))]
         whole, disturbed = tmp_path / f"whole-{seed}", tmp_path / f"disturbed-{seed}"
         write_whole(whole, logs)
         crashes += write_disturbed(disturbed, logs, random, random.choice([0.05, 0.2]))
@@ -159,9 +157,7 @@ def test_a_crash_at_each_point_in_turn_gives_the_same_files(tmp_path: Path) -> N
             break
         assert contents(root) == contents(tmp_path / "whole"), f"crash at point {crash_at}"
         crash_at += 1
-    assert {"events_temporary_written", "events_renamed", "late_renamed", "dead_letter_renamed"} <= set(
-        points
-    )
+    assert {"events_temporary_written", "events_renamed", "late_renamed", "dead_letter_renamed"} <= set(points)
 
 
 def test_the_files_hold_every_message_once_and_the_counts_add_up(tmp_path: Path) -> None:
@@ -326,9 +322,7 @@ def test_a_new_column_closes_the_open_file_and_begins_another(tmp_path: Path) ->
 def test_plain_readers_get_the_archived_columns_and_no_others_by_a_glob(tmp_path: Path) -> None:
     write_whole(tmp_path, [accepted_log(20)])
     frame = pl.read_parquet(tmp_path / "events" / SOURCE / "**" / "*.parquet")
-    assert list(frame.schema.items()) == [
-        item for item in ACCEPTED.items() if item[0] != "_partition_watermark"
-    ]
+    assert list(frame.schema.items()) == [item for item in ACCEPTED.items() if item[0] != "_partition_watermark"]
     assert frame["_offset"].to_list() == list(range(20))
     table = pyarrow.dataset.dataset(tmp_path / "events" / SOURCE, partitioning="hive").to_table()
     assert (len(table), set(table["topic_generation"].to_pylist())) == (20, {GENERATION})

@@ -146,16 +146,11 @@ def written_keys(root: Path) -> Counter[str]:
 
 def expected_keys(shards: int, total: int) -> Counter[str]:
     return Counter(
-        f"{shard}-{number}-{n}"
-        for shard in range(shards)
-        for number in range(total)
-        for n in range(number % 4)
+        f"{shard}-{number}-{n}" for shard in range(shards) for number in range(total) for n in range(number % 4)
     )
 
 
-def live_until_done(
-    tmp_path: Path, random: Random, crash_point: Callable[[str], None], *, power_cuts: bool
-) -> None:
+def live_until_done(tmp_path: Path, random: Random, crash_point: Callable[[str], None], *, power_cuts: bool) -> None:
     shards = Shards(3)
     for run_id in range(10_000):
         try:
@@ -240,9 +235,7 @@ def test_files_removed_by_a_user_after_the_drop_do_not_make_the_write_incomplete
 
 def test_one_write_makes_one_file_a_dataset_sorted_by_window(tmp_path: Path) -> None:
     writer = SnapshotWriter(tmp_path / "offline", tmp_path / "intents", "w")
-    writer.add(
-        [entry(0, 4, rows(["b"], 120)), entry(1, 9, rows(["a"], 60)), entry(1, 10, rows(["c"]), SLIDING)]
-    )
+    writer.add([entry(0, 4, rows(["b"], 120)), entry(1, 9, rows(["a"], 60)), entry(1, 10, rows(["c"]), SLIDING)])
     assert writer.write() == {0: [4], 1: [9, 10]}
     writer.done()
     assert len(list((tmp_path / "offline").rglob("*.parquet"))) == 2

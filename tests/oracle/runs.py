@@ -32,9 +32,7 @@ class RunsResult:
     watermark: int | None = None
 
 
-def snapshots_of_runs(
-    view: View, messages: Sequence[Message], params: SourceParams, runs: Sequence[Run]
-) -> RunsResult:
+def snapshots_of_runs(view: View, messages: Sequence[Message], params: SourceParams, runs: Sequence[Run]) -> RunsResult:
     """The final rows after all runs.
 
     A row that was emitted changes only by an event of its own window (sliding: of its own interval), and not

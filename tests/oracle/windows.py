@@ -28,9 +28,7 @@ Dataset = dict[tuple[Key, int], Row]
 SCALE = "_scale"
 
 
-def view_watermark(
-    messages: Sequence[Message], verdicts: Sequence[Verdict], params: SourceParams
-) -> int | None:
+def view_watermark(messages: Sequence[Message], verdicts: Sequence[Verdict], params: SourceParams) -> int | None:
     """At the end of the log: the least over the partitions that have an accepted event; None without any."""
     newest: dict[int, int] = {}
     for message, verdict in zip(messages, verdicts, strict=True):

@@ -35,9 +35,7 @@ class _BadValueError(Exception):
     """args: the reason."""
 
 
-def read_json(
-    value: bytes | None, columns: Mapping[str, Column], event_time: str
-) -> tuple[Event | None, str | None]:
+def read_json(value: bytes | None, columns: Mapping[str, Column], event_time: str) -> tuple[Event | None, str | None]:
     """(event, None), or (None, reason of the dead letter): of several faults the first in the text counts."""
     try:
         if value is None:

@@ -190,9 +190,7 @@ def write_store(data_dir: Path, events: Sequence[Event]) -> None:
 def served(service: FeatureService, *, refresh_s: float = 0.02) -> Iterator[str]:
     """The service behind a real server in a thread; gives its URL."""
     listener = bind("127.0.0.1", 0)
-    config = uvicorn.Config(
-        build_app(service, ServingMetrics()), http="httptools", lifespan="off", log_config=None
-    )
+    config = uvicorn.Config(build_app(service, ServingMetrics()), http="httptools", lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     stop = threading.Event()
     threads = [

@@ -71,9 +71,7 @@ def test_a_view_that_has_never_run_finds_nothing(tmp_path: Path) -> None:
     service = FeatureService(tmp_path, clock="event")
     service.refresh(check=True)
     answer = service.answer(
-        OnlineRequest(
-            features=["account_activity:count_10m"], entities={"account": [1], "region": ["eu"]}
-        )
+        OnlineRequest(features=["account_activity:count_10m"], entities={"account": [1], "region": ["eu"]})
     )
     assert answer.results[2].statuses == ["NOT_FOUND"]
     assert "account_activity" not in service.latest_us()
@@ -85,9 +83,7 @@ def test_a_view_applied_later_is_served_without_a_restart(tmp_path: Path) -> Non
     write_store(tmp_path, [])
     service = FeatureService(tmp_path)
     service.refresh(check=True)
-    request = OnlineRequest(
-        features=["account_activity:count_10m"], entities={"account": [1], "region": ["eu"]}
-    )
+    request = OnlineRequest(features=["account_activity:count_10m"], entities={"account": [1], "region": ["eu"]})
     with pytest.raises(UnknownViewError, match="'account_activity' does not exist"):
         service.answer(request)
     register(tmp_path, [CARD, ACCOUNT])

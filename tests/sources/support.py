@@ -108,9 +108,7 @@ class Read:
         assert len(told) == len(set(told)), "one progress a partition"
         for progress in poll.progress:
             before = self.progress.setdefault(progress.partition, [])
-            assert not before or before[-1].next_offset >= progress.first_offset, (
-                "no hole between what is told"
-            )
+            assert not before or before[-1].next_offset >= progress.first_offset, "no hole between what is told"
             assert not before or progress.next_offset >= before[-1].next_offset, "progress does not go back"
             before.append(progress)
         for batch in poll.batches:

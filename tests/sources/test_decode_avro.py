@@ -120,9 +120,7 @@ def test_each_bad_value_costs_itself_and_nothing_else(folder: Path, items: list[
     # 12 bytes are too few for a row of this schema: none of them can be one by chance.
     assert decoded.good.tolist() == [index for index, item in enumerate(items) if isinstance(item, int)]
     assert decoded.frame["quantity"].to_list() == [item for item in items if isinstance(item, int)]
-    assert [bad.index for bad in decoded.bad] == [
-        i for i, item in enumerate(items) if isinstance(item, bytes)
-    ]
+    assert [bad.index for bad in decoded.bad] == [i for i, item in enumerate(items) if isinstance(item, bytes)]
     assert all(bad.reason == "malformed" and bad.error for bad in decoded.bad)
 
 

@@ -109,9 +109,7 @@ def x(dtype: str, **more: Any) -> ColumnSpec:
         (x("Date", unit="iso", has_default=True, default="2020-02-29"), "", date(2020, 2, 29)),
     ],
 )
-def test_a_field_is_taken_as_the_schema_says_or_refused(
-    column: ColumnSpec, raw: str, expected: object
-) -> None:
+def test_a_field_is_taken_as_the_schema_says_or_refused(column: ColumnSpec, raw: str, expected: object) -> None:
     got = cell(column, raw)
     assert got == expected
     assert type(got) is type(expected)

@@ -53,9 +53,7 @@ def test_the_address_file_says_where_it_is_and_goes_with_it(tmp_path: Path) -> N
         told = json.loads((tmp_path / "data" / "broker.json").read_text())
         assert told["pid"] == os.getpid()
         assert embedded_address(tmp_path / "data") == broker.address
-        assert (
-            resolve_bootstrap("embedded", tmp_path / "data", stop=lambda: True) == told["bootstrap_servers"]
-        )
+        assert resolve_bootstrap("embedded", tmp_path / "data", stop=lambda: True) == told["bootstrap_servers"]
     assert list((tmp_path / "data").iterdir()) == []
     assert resolve_bootstrap("somewhere:9092", tmp_path, stop=lambda: True) == "somewhere:9092"
 

@@ -43,9 +43,7 @@ class Judging:
             together = sorted(offset for frame in frames for offset in frame["_offset"])
             assert together == raw.offsets[start:end].tolist()
             assert all(set(frame["_partition"]) <= {partition} for frame in frames)
-        return {
-            kind: pl.concat([getattr(one, kind) for one in judged]) for kind in ("accepted", "late", "dead")
-        }
+        return {kind: pl.concat([getattr(one, kind) for one in judged]) for kind in ("accepted", "late", "dead")}
 
     def close(self) -> None:
         for journal in self.journals.values():
@@ -100,9 +98,7 @@ def test_frames_have_the_columns_of_the_seam(judging: Judging) -> None:
 
 
 def test_frames_without_rows_have_the_same_schemas(judging: Judging) -> None:
-    full = judging.poll(
-        [message(0, 0, payment()), message(0, 1, payment(T0_MS - 100_000)), message(0, 2, None)]
-    )
+    full = judging.poll([message(0, 0, payment()), message(0, 1, payment(T0_MS - 100_000)), message(0, 2, None)])
     bad = judging.poll([message(0, 3, None)])
     good = judging.poll([message(0, 4, payment())])
     for kind in ("accepted", "late", "dead"):
@@ -137,9 +133,7 @@ def test_the_limit_is_the_brokers_time_else_the_clock_at_reading(judging: Judgin
     ahead = payment(T0_MS + 60_001)
     by_broker = judging.poll([message(0, 0, ahead, arrival_ms=T0_MS)], wall_us=T0_US + MINUTE)
     assert rows(by_broker["dead"], "reason") == ["event_time_in_future"]
-    by_clock = judging.poll(
-        [message(0, 1, ahead, arrival_ms=T0_MS, broker_time=False)], wall_us=T0_US + MINUTE
-    )
+    by_clock = judging.poll([message(0, 1, ahead, arrival_ms=T0_MS, broker_time=False)], wall_us=T0_US + MINUTE)
     assert rows(by_clock["accepted"], "_offset") == [1]
     # What the producer says of the time is not believed.
     lying = judging.poll([message(0, 2, ahead, arrival_ms=T0_MS + 10**9, broker_time=False)], wall_us=T0_US)
@@ -148,10 +142,7 @@ def test_the_limit_is_the_brokers_time_else_the_clock_at_reading(judging: Judgin
 
 @pytest.mark.parametrize(("then_us", "now_us"), [(T0_US, T0_US + MINUTE), (T0_US + MINUTE, T0_US)])
 def test_a_replay_keeps_the_clocks_verdicts(tmp_path: Path, then_us: int, now_us: int) -> None:
-    sent = [
-        message(0, n, payment(T0_MS + ahead), broker_time=False)
-        for n, ahead in enumerate([0, 61_000, 130_000])
-    ]
+    sent = [message(0, n, payment(T0_MS + ahead), broker_time=False) for n, ahead in enumerate([0, 61_000, 130_000])]
     first = Judging(tmp_path)
     before = first.poll(sent, then_us)
     first.close()
@@ -215,9 +206,7 @@ sent_messages = st.lists(
     st.builds(
         Sent,
         st.integers(0, 2),
-        st.one_of(
-            st.none(), st.integers(-80_000, 70_000), st.sampled_from([0, 60_000, 60_001, -65_000, -65_001])
-        ),
+        st.one_of(st.none(), st.integers(-80_000, 70_000), st.sampled_from([0, 60_000, 60_001, -65_000, -65_001])),
         st.booleans(),
     ),
     max_size=40,
@@ -259,9 +248,7 @@ def test_any_cut_into_polls_gives_what_one_message_at_a_time_gives(sent: list[Se
             frames = judging.poll(messages[low:high]) if low < high else {}
             for kind in ("accepted", "late"):
                 if frames:
-                    for partition, offset, mark in rows(
-                        frames[kind], "_partition", "_offset", "_partition_watermark"
-                    ):
+                    for partition, offset, mark in rows(frames[kind], "_partition", "_offset", "_partition_watermark"):
                         got[(partition, offset)] = (kind, mark)
             if frames:
                 for partition, offset, reason in rows(frames["dead"], "_partition", "_offset", "reason"):

@@ -12,9 +12,7 @@ from featurestore.batches import NO_TIME
 from featurestore.sources.lateness import in_future, max_before, too_late, watermark_before
 
 TIME_MIN, TIME_MAX = -62_135_596_800_000_000, 253_402_300_799_999_999
-times = st.one_of(
-    st.integers(0, 100), st.integers(TIME_MIN, TIME_MAX), st.sampled_from([TIME_MIN, TIME_MAX, 0, -1])
-)
+times = st.one_of(st.integers(0, 100), st.integers(TIME_MIN, TIME_MAX), st.sampled_from([TIME_MIN, TIME_MAX, 0, -1]))
 spans = st.sampled_from([0, 1, 5, 50, 86_400_000_000])
 
 

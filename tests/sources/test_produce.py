@@ -39,9 +39,7 @@ def test_a_field_can_be_the_key(tmp_path: Path) -> None:
 
 def test_parquet_rows_become_json_objects(tmp_path: Path) -> None:
     at = datetime(2026, 1, 1, tzinfo=timezone.utc)
-    frame = pl.DataFrame(
-        {"id": ["ü", None], "n": [2**60, -1], "x": [1.0, 0.1], "ok": [True, False], "at": [at, at]}
-    )
+    frame = pl.DataFrame({"id": ["ü", None], "n": [2**60, -1], "x": [1.0, 0.1], "ok": [True, False], "at": [at, at]})
     frame.write_parquet(tmp_path / "events.parquet")
     messages = list(read_messages(tmp_path / "events.parquet", "id"))
     assert [key for key, _ in messages] == ["ü".encode(), None]
@@ -69,9 +67,7 @@ def test_all_messages_arrive_and_are_counted(any_topic: TopicAt, tmp_path: Path)
     sent = produce(any_topic.address, any_topic.topic, messages, {}, progress=heard.append)
     assert sent == Produced(25_000, 125_000)
     assert heard == [10_000, 20_000]
-    info = wait_for_topic(
-        any_topic.bootstrap_servers, any_topic.topic, {}, tmp_path / "data", stop=lambda: True
-    )
+    info = wait_for_topic(any_topic.bootstrap_servers, any_topic.topic, {}, tmp_path / "data", stop=lambda: True)
     assert sum(high - low for low, high in info.partitions.values()) == 25_000
 
 

@@ -67,15 +67,7 @@ def topic(any_topic: TopicAt, tmp_path: Path) -> Iterator[Topic]:
 def test_every_message_comes_once_with_its_verdict(topic: Topic) -> None:
     sent = []
     for n in range(400):
-        bad = (
-            b"?"
-            if n % 10 == 3
-            else None
-            if n % 10 == 4
-            else payment(T0_MS - 100_000)
-            if n % 40 == 35
-            else b""
-        )
+        bad = b"?" if n % 10 == 3 else None if n % 10 == 4 else payment(T0_MS - 100_000) if n % 40 == 35 else b""
         sent.append((n % 4, bad if bad != b"" else payment(T0_MS + n, card=f"c{n}")))
     topic.send(*sent)
     reader = topic.reader(stop_at=dict.fromkeys(range(4), 100), max_messages=64)
@@ -91,8 +83,7 @@ def test_every_message_comes_once_with_its_verdict(topic: Topic) -> None:
     accepted = read.frame("accepted")
     assert {(p, o): card for p, o, card in rows(accepted, "_partition", "_offset", "card_id")} == cards
     assert [read.last(p).max_event_time_us for p in range(4)] == [
-        max(T0_US + n * 1_000 for n in range(400) if (n % 4, n // 4) in cards and n % 4 == p)
-        for p in range(4)
+        max(T0_US + n * 1_000 for n in range(400) if (n % 4, n // 4) in cards and n % 4 == p) for p in range(4)
     ]
     assert [(read.last(p).next_offset, reader.poll(0)) for p in range(4)] == [(100, None)] * 4
 

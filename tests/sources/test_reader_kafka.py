@@ -46,9 +46,7 @@ def make_again(broker: KafkaBroker, topic: str, partitions: int) -> None:
 
 
 def transactional(broker: KafkaBroker, name: str) -> Producer:
-    producer = Producer(
-        {"bootstrap.servers": broker.bootstrap_servers, "transactional.id": name, "log_level": 0}
-    )
+    producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "transactional.id": name, "log_level": 0})
     producer.init_transactions(20)
     return producer
 
@@ -75,9 +73,7 @@ def test_aborted_messages_are_passed_over(kafka_broker: KafkaBroker, topic: str,
     assert read.last(0).max_event_time_us == T0_US + 4_000
 
 
-def test_a_recorded_end_inside_a_gap_is_reached(
-    kafka_broker: KafkaBroker, topic: str, tmp_path: Path
-) -> None:
+def test_a_recorded_end_inside_a_gap_is_reached(kafka_broker: KafkaBroker, topic: str, tmp_path: Path) -> None:
     producer = transactional(kafka_broker, topic)
     for n in range(3):
         producer.begin_transaction()
@@ -108,9 +104,7 @@ def test_an_open_transaction_does_not_hold_back_idleness_and_is_read_once_commit
     sender.flush()
     producer.produce(topic, payment(T0_MS + 1))
     producer.flush(20)
-    assert describe_topic(kafka_broker.bootstrap_servers, topic, {}).partitions[0][1] <= 2, (
-        "the last stable offset"
-    )
+    assert describe_topic(kafka_broker.bootstrap_servers, topic, {}).partitions[0][1] <= 2, "the last stable offset"
     clock = Clock()
     reader = make_reader(
         source(topic=topic), kafka_broker.bootstrap_servers, tmp_path, partitions=[0],
@@ -126,9 +120,7 @@ def test_an_open_transaction_does_not_hold_back_idleness_and_is_read_once_commit
     reader.close()
 
 
-def test_offsets_that_retention_removed_are_a_gap(
-    kafka_broker: KafkaBroker, topic: str, tmp_path: Path
-) -> None:
+def test_offsets_that_retention_removed_are_a_gap(kafka_broker: KafkaBroker, topic: str, tmp_path: Path) -> None:
     from confluent_kafka.admin import AdminClient
 
     sender = MessageSender(kafka_broker.bootstrap_servers, topic, {})
@@ -144,9 +136,7 @@ def test_offsets_that_retention_removed_are_a_gap(
     with pytest.raises(OffsetGapError, match="partition 0"):
         poll_until(reader, lambda read: False)
     reader.close()
-    reader = make_reader(
-        spec, kafka_broker.bootstrap_servers, tmp_path, partitions=[0], resume={0: 6}, stop_at={0: 10}
-    )
+    reader = make_reader(spec, kafka_broker.bootstrap_servers, tmp_path, partitions=[0], resume={0: 6}, stop_at={0: 10})
     assert read_to_end(reader).offsets == {0: [6, 7, 8, 9]}
 
 
@@ -171,9 +161,7 @@ def test_the_brokers_own_time_limits_the_future(kafka_broker: KafkaBroker, tmp_p
     assert rows(read.frame("dead"), "_offset", "reason") == [(1, "event_time_in_future")]
 
 
-def test_the_groups_offset_is_written_for_tools(
-    kafka_broker: KafkaBroker, topic: str, tmp_path: Path
-) -> None:
+def test_the_groups_offset_is_written_for_tools(kafka_broker: KafkaBroker, topic: str, tmp_path: Path) -> None:
     reader = make_reader(source(topic=topic), kafka_broker.bootstrap_servers, tmp_path, partitions=[0])
     tool = Consumer({"bootstrap.servers": kafka_broker.bootstrap_servers, "group.id": "test-readers"})
     until = time.monotonic() + 20
@@ -233,9 +221,7 @@ def own_broker(kafka_broker: KafkaBroker, tmp_path: Path) -> Iterator[KafkaBroke
 
 
 @pytest.mark.slow
-def test_reading_goes_on_when_the_broker_was_killed_and_comes_back(
-    own_broker: KafkaBroker, tmp_path: Path
-) -> None:
+def test_reading_goes_on_when_the_broker_was_killed_and_comes_back(own_broker: KafkaBroker, tmp_path: Path) -> None:
     topic = own_broker.create_topic("payments", 2)
     sender = MessageSender(own_broker.bootstrap_servers, topic, {})
     for n in range(100):

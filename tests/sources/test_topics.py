@@ -52,9 +52,7 @@ def test_a_topic_has_its_partitions_and_ends(any_topic: TopicAt, tmp_path: Path)
     for partition in (0, 0, 2):
         sender.send(b"x", partition=partition)
     sender.flush()
-    info = wait_for_topic(
-        any_topic.bootstrap_servers, any_topic.topic, {}, tmp_path / "data", stop=lambda: True
-    )
+    info = wait_for_topic(any_topic.bootstrap_servers, any_topic.topic, {}, tmp_path / "data", stop=lambda: True)
     assert info.partitions == {0: (0, 2), 1: (0, 0), 2: (0, 1), 3: (0, 0)}
     assert info.generation
     # A caller that has looked up the embedded broker's address gets the same.
@@ -136,9 +134,7 @@ def test_a_wrong_setting_is_told_at_once_and_not_waited_for(
 
 
 @pytest.mark.kafka
-def test_a_broker_that_speaks_no_tls_is_told_as_unreachable(
-    kafka_broker: KafkaBroker, tmp_path: Path
-) -> None:
+def test_a_broker_that_speaks_no_tls_is_told_as_unreachable(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"(?i)ssl") as caught:
         describe_topic(kafka_broker.bootstrap_servers, "t", {"security.protocol": "ssl"})
     assert caught.value.retryable
