@@ -29,7 +29,7 @@ class PartitionProgress:
 
     first_offset: the first offset that the accompanying events can have; next_offset: one past the last one covered
     (gaps of transactions and compaction included). max_event_time_us: largest event time of valid events before
-    next_offset, NO_TIME if none. state: "idle" and "empty" do not hold the watermark back; "ended" (bounded runs) counts
+    next_offset, NO_TIME if none. state: "idle" and "empty" do not hold the watermark back; "ended" (bounded run) counts
     with its last watermark.
     """
 

@@ -46,7 +46,7 @@ class EntitySpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A Kafka source. Durations in µs. schema: path as the author wrote it; columns: what the file said when resolved."""
+    """A Kafka source, durations in µs. schema: path as the author wrote it; columns: what the file said then."""
 
     name: str
     topic: str

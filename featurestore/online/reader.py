@@ -168,7 +168,7 @@ class OnlineReader:
         return found
 
     def latest_us(self, view: CompiledView) -> int:
-        """Just after the largest accepted event time of the source, as the view has seen it; NO_TIME before any event."""
+        """Just after the largest accepted event time of the source, as the view has seen it; NO_TIME before any."""
         key, latest = layout.state_key(view), self._latest
         if key not in latest:
             times = [fence.max_event_time_us for state in self.states(view) for fence in state.fences.values()]

@@ -47,7 +47,7 @@ def utc_now() -> datetime:
 
 
 class RocksShardStore:
-    """A shard opened for writing. fsync: sync the write-ahead log at every commit, so that a power cut loses nothing."""
+    """A shard opened for writing. fsync: sync the write-ahead log at every commit, for the case of a power cut."""
 
     def __init__(
         self, path: Path, memory: RocksMemory, *, fsync: bool = False, clock: Callable[[], datetime] = utc_now

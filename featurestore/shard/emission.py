@@ -72,7 +72,7 @@ def distinct_pairs(entity: np.ndarray, time_us: np.ndarray) -> tuple[np.ndarray,
 def pending_ends(
     dataset: EmittedDataset, panes: Sequence[tuple[int, list[str]]], *, emitted_us: int, boundary_us: int
 ) -> pl.DataFrame:
-    """Windows due because of panes in the index: distinct rows of `_key` (String) and `end` (Int64 µs), in any order."""
+    """Windows due because of panes in the index: distinct rows of `_key` (String) and `end` (Int64 µs), unordered."""
     frames: list[pl.DataFrame] = []
     for pane_us, keys in panes:
         ends = [
@@ -100,7 +100,7 @@ def emitted_rows(
     ends_us: np.ndarray,
     revisions: np.ndarray,
 ) -> pl.DataFrame:
-    """Rows of the windows that end at ends_us[i] of the entity keys[entity[i]]: join keys, features, window, revision."""
+    """Rows of the windows that end at ends_us[i] of entity keys[entity[i]]: join keys, features, window, revision."""
     columns = decode_keys(compiled.spec.join_keys, keys.gather(entity))
     values: dict[str, pl.Series] = {}
     for group in dataset.groups:

@@ -22,7 +22,7 @@ _NEWEST = "_newest"
 
 @dataclass(frozen=True)
 class Intake:
-    """A view's new events as partial tiles. keys: distinct, sorted; tiles.entity numbers them; newest_us: shape (keys,)."""
+    """A view's new events as partial tiles. keys: distinct, sorted; tiles.entity numbers them, as newest_us does."""
 
     keys: list[str]
     tiles: TileTable

@@ -84,7 +84,7 @@ def fence_key(generation: str, partition: int) -> str:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows of some entities. tiles.entity numbers them as asked; newest_us: newest event time, NO_TIME without a row."""
+    """Rows of some entities. tiles.entity numbers them as asked; newest_us: newest event time, NO_TIME if no row."""
 
     tiles: TileTable
     newest_us: np.ndarray

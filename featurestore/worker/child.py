@@ -1,4 +1,4 @@
-"""Entry of a child process of the cluster: `python -m featurestore.worker.child PLAN SETTINGS INDEX LIFELINE ADDRESS…`."""
+"""Entry of a process of the cluster: `python -m featurestore.worker.child PLAN SETTINGS INDEX LIFELINE ADDRESS…`."""
 
 from __future__ import annotations
 

@@ -37,7 +37,9 @@ class SourcePlan(msgspec.Struct, frozen=True):
 
 
 class RunPlan(msgspec.Struct, frozen=True):
-    """One run. run_id: unique for each start of the cluster. log_level: of the children's logs. drain_marker: the file whose presence drains every process."""
+    """One run. run_id: unique for each start of the cluster. log_level: of the children's logs. drain_marker: the file
+    whose presence drains every process.
+    """
 
     modules: tuple[str, ...]
     base_dir: str

@@ -45,7 +45,7 @@ class RegisteredSource:
 
 
 def lock_sources(settings: Settings, sources: Sequence[str]) -> list[SourceLock]:
-    """Lock every source of the run, before anything is touched; all or none. Raises StoreLockedError with the holder's pid."""
+    """Lock every source of the run before anything is touched, all or none. Raises StoreLockedError."""
     locks: list[SourceLock] = []
     try:
         for source in sources:

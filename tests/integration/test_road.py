@@ -14,6 +14,7 @@ import pytest
 
 from featurestore.cli.demo_events import Shape, TransactionStream
 from featurestore.client import FeatureStoreClient
+from featurestore.errors import FeatureStoreError
 from featurestore.sources.produce import MessageSender
 from tests import oracle
 from tests.conftest import TopicAt
@@ -134,7 +135,8 @@ def test_topic_to_both_stores_and_served_value_agree_with_the_oracle(any_topic: 
     project = Project.create(tmp_path, any_topic.bootstrap_servers, any_topic.topic)
     project.run_until_end()
     stores = read_stores(project)
-    assert stores.late.height and stores.dead.height == sum(stream.made.dead.values())
+    assert stores.late.height
+    assert stores.dead.height == sum(stream.made.dead.values())
     assert_stores_agree_with_the_oracle(stores, messages, close_windows=False)
 
     # A second run over the same ends changes nothing but what closing emits; two processes share the shards anew.
@@ -158,7 +160,7 @@ def serve_and_read(project: Project, stores: Stores) -> None:
                 try:
                     answer = client.get_online_features(features=features, entities={"card_id": [*keys, "nobody"]})
                     break
-                except Exception:
+                except FeatureStoreError:
                     assert time.monotonic() < deadline, (project.folder / "serve.log").read_text()
                     time.sleep(0.2)
         got = answer.to_dict()
@@ -224,7 +226,8 @@ def test_a_second_run_of_a_source_is_refused_with_the_holders_pid(any_topic: Top
         wait_for(lambda: log_events(log, "worker_started"), 60, log)
         second = project.call("run", "pipelines/transactions.py")
         assert second.returncode == 1
-        assert f"process {first.pid}" in second.stderr and "Hint:" in second.stderr
+        assert f"process {first.pid}" in second.stderr
+        assert "Hint:" in second.stderr
     finally:
         first.send_signal(signal.SIGINT)
         assert first.wait(20) == 0
@@ -235,5 +238,6 @@ def test_definitions_that_differ_from_the_registry_stop_the_run_and_show_the_pla
     project = Project.create(tmp_path, any_topic.bootstrap_servers, any_topic.topic)
     done = project.call("run", "pipelines/transactions.py", "--until-end")
     assert done.returncode == 1
-    assert "+ view card_activity" in done.stderr and "--apply" in done.stderr
+    assert "+ view card_activity" in done.stderr
+    assert "--apply" in done.stderr
     assert not (project.data_dir / "online" / "transactions" / "store.json").exists(), "nothing was touched"
