@@ -60,7 +60,7 @@ class WindowGroup:
         return self.end_us(as_of_us) - window.size_us
 
     def end_us(self, as_of_us: np.ndarray) -> np.ndarray:
-        """End of the window that a read as of each instant sees: the instant, or that of the newest window ended by it."""
+        """End of the window that a read as of each instant sees: the instant, or the end of the newest one ended."""
         window = self.window
         if window.kind in ("lifetime", "sliding"):
             return as_of_us

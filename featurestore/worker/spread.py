@@ -13,7 +13,7 @@ _MASK = 2**64 - 1
 
 
 def shard_key(shard: int, processes: int) -> str:
-    """The routing key of a shard: the first of `0007-0`, `0007-1`, … that bytewax sends to process shard % processes."""
+    """The routing key of a shard: the first of `0007-0`, `0007-1`, … that goes to process shard % processes."""
     for salt in count():
         key = f"{shard:04d}-{salt}"
         if rust_string_hash(key) % processes == shard % processes:
