@@ -82,6 +82,8 @@ def _run_cluster(plan: RunPlan, settings: Settings, processes: int, lock_descrip
                 ],
                 pass_fds=(read_end, *lock_descriptors),
                 stdin=subprocess.DEVNULL,
+                # Our log is on stderr; on stdout bytewax tells of connections that it tries again.
+                stdout=subprocess.DEVNULL,
                 cwd=plan.base_dir,
                 # An interrupt from the terminal reaches the supervisor, which drains; children would take it twice.
                 start_new_session=True,

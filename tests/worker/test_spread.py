@@ -65,7 +65,8 @@ def test_bytewax_sends_every_second_shard_to_each_of_two_processes(shards: int):
         )
         for process in range(2)
     ]
-    got = [json.loads(child.communicate(timeout=60)[0]) for child in children]
+    # bytewax tells on stdout, too, when a process was faster than the one it connects to.
+    got = [json.loads(child.communicate(timeout=60)[0].splitlines()[-1]) for child in children]
     assert got == [list(range(0, shards, 2)), list(range(1, shards, 2))]
 
 
