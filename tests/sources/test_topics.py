@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,13 +83,13 @@ def test_a_broker_that_does_not_answer_is_named_with_the_reason(tmp_path: Path) 
     assert caught.value.retryable
 
 
-def test_waiting_tries_again_until_it_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_tries_again_until_it_is_stopped(tmp_path: Path) -> None:
     begun = time.monotonic()
-    with pytest.raises(BrokerUnavailableError):
+    with structlog.testing.capture_logs() as logs, pytest.raises(BrokerUnavailableError):
         wait_for_topic("embedded", "t", {}, tmp_path, stop=lambda: time.monotonic() > begun + 2)
     assert 2 <= time.monotonic() - begun < 4
-    lines = [line for line in capsys.readouterr().out.splitlines() if "waiting_for_topic" in line]
-    assert 2 <= len(lines) <= 4, "one line a try, ever more rarely"
+    tries = [entry for entry in logs if entry["event"] == "waiting_for_topic"]
+    assert 2 <= len(tries) <= 4, "one line a try, ever more rarely"
 
 
 def test_waiting_ends_when_the_broker_comes(tmp_path: Path) -> None:
