@@ -153,8 +153,13 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
 
 
 def fingerprint(spec: ViewSpec | SourceSpec | EntitySpec) -> str:
-    """SHA-256 of what a definition computes, hexadecimal; owner, description and tags left out."""
+    """SHA-256 of what a definition computes, hexadecimal; owner, description and tags left out.
+
+    The order of features counts, for stored rows follow it; that of derived columns does not.
+    """
     fields = msgspec.to_builtins(spec)
+    if isinstance(spec, ViewSpec):
+        fields["derive"] = dict(spec.derive)
     for part in (fields, *fields.get("entities", ())):
         for name in ("owner", "description", "tags"):
             part.pop(name, None)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Union
 
 import msgspec
 
+from featurestore.definitions.resolve import fingerprint
 from featurestore.definitions.specs import EntitySpec, SourceSpec, ViewSpec
 
 Spec = Union[EntitySpec, SourceSpec, ViewSpec]
 Kind = Literal["entity", "source", "view"]
-
-METADATA = frozenset({"owner", "description", "tags"})
-"""Fields that do not change what is computed: a change of them alone makes no new version."""
+Key = tuple[Kind, str]
+"""Kind and name of a definition."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,31 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `apply` would do, and the definitions it would write."""
+    """What `apply` would do, and the definitions it would write.
+
+    specs: those that are added or changed. unchanged: deployed as they are wanted. before: version and definition of
+    each wanted one that was deployed when the plan was made; `apply` refuses a plan that no longer fits.
+    """
 
     changes: tuple[Change, ...]
-    specs: Mapping[tuple[Kind, str], Spec]
+    specs: Mapping[Key, Spec]
+    unchanged: tuple[Key, ...] = ()
+    before: Mapping[Key, tuple[int, Spec]] = field(default_factory=dict)
+
+    @property
+    def added(self) -> tuple[Change, ...]:
+        """Definitions that are not deployed yet."""
+        return tuple(change for change in self.changes if change.action == "add")
+
+    @property
+    def changed(self) -> tuple[Change, ...]:
+        """Definitions that are deployed differently."""
+        return tuple(change for change in self.changes if change.action == "change")
+
+    @property
+    def absent(self) -> tuple[Change, ...]:
+        """Views that are deployed, but not in these modules. They are left as they are."""
+        return tuple(change for change in self.changes if change.action == "absent")
 
     @property
     def has_changes(self) -> bool:
@@ -60,8 +81,8 @@ class Plan:
             note = " (deployed, not in these modules; left as it is)" if change.action == "absent" else ""
             version = f" version {change.new_version}" if change.new_version else ""
             lines.append(f"  {signs[change.action]} {change.kind} {change.name}{version}{note}")
-            for field in change.fields if change.action == "change" else ():
-                lines.append(f"      {field.path}: {_text(field.before)} -> {_text(field.after)}")
+            for part in change.fields if change.action == "change" else ():
+                lines.append(f"      {part.path}: {_text(part.before)} -> {_text(part.after)}")
         return "\n".join(lines) if lines else "  no changes"
 
 
@@ -70,27 +91,61 @@ def _text(value: object) -> str:
 
 
 def field_changes(before: Spec, after: Spec) -> tuple[FieldChange, ...]:
-    """Fields that differ, by their path ("features.count_10m.window.size_us")."""
-    left, right = (dict(_flatten("", msgspec.to_builtins(spec))) for spec in (before, after))
-    return tuple(
-        FieldChange(path, left.get(path), right.get(path))
-        for path in sorted({**left, **right})
-        if left.get(path) != right.get(path)
-    )
+    """Fields that differ, by their path ("features.count_10m.window.size_us").
 
-
-def _flatten(prefix: str, value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _flatten(f"{prefix}.{key}" if prefix else str(key), item)
-    elif isinstance(value, Sequence) and not isinstance(value, str) and value:
-        for number, item in enumerate(value):
-            name = item["name"] if isinstance(item, Mapping) and "name" in item else number
-            yield from _flatten(f"{prefix}.{name}", item)
-    else:
-        yield prefix, value
+    Named parts in another order are told too ("features.order"): the order of features is that of stored rows.
+    """
+    left, right = _fields(before), _fields(after)
+    old, new = dict(_flatten("", left)), dict(_flatten("", right))
+    changes = [
+        FieldChange(path, old.get(path), new.get(path))
+        for path in sorted({**old, **new})
+        if old.get(path) != new.get(path)
+    ]
+    orders = dict(_orders("", right))
+    for path, names in _orders("", left):
+        other = orders.get(path, names)
+        if names != other and sorted(names) == sorted(other):
+            changes.append(FieldChange(f"{path}.order", names, other))
+    return tuple(changes)
 
 
 def needs_new_version(before: Spec, after: Spec) -> bool:
     """Whether what is computed changes, so that stored rows of the old definition no longer fit."""
-    return any(change.path.split(".")[0] not in METADATA for change in field_changes(before, after))
+    return fingerprint(before) != fingerprint(after)
+
+
+def _fields(spec: Spec) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.to_builtins(spec)
+    if isinstance(spec, ViewSpec):
+        fields["derive"] = dict(spec.derive)
+    return fields
+
+
+def _flatten(prefix: str, value: object) -> Iterator[tuple[str, object]]:
+    parts = _parts(value)
+    if not parts:
+        yield prefix, value
+    for name, item in parts:
+        yield from _flatten(f"{prefix}.{name}" if prefix else name, item)
+
+
+def _orders(prefix: str, value: object) -> Iterator[tuple[str, list[str]]]:
+    """(path, names in order) of lists of named parts, and of what is derived."""
+    parts = _parts(value)
+    if parts and (prefix == "derive" or not isinstance(value, Mapping)):
+        yield prefix, [name for name, _ in parts]
+    for name, item in parts:
+        yield from _orders(f"{prefix}.{name}" if prefix else name, item)
+
+
+def _parts(value: object) -> list[tuple[str, object]]:
+    """(name, item) of a mapping, or of a list by its items' own names; none of a plain value."""
+    if isinstance(value, Mapping):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [
+            (str(item["name"]) if isinstance(item, Mapping) and "name" in item else str(number), item)
+            for number, item in enumerate(value)
+        ]
+    return []

@@ -7,6 +7,7 @@ makes a new version, with online rows and Parquet paths of its own.
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -33,10 +34,10 @@ from sqlalchemy import (
 from sqlalchemy import insert as insert_into
 from sqlalchemy.exc import SQLAlchemyError
 
-from featurestore.definitions.resolve import ResolvedDefinitions
+from featurestore.definitions.resolve import ResolvedDefinitions, fingerprint
 from featurestore.definitions.specs import EntitySpec, SourceSpec, ViewSpec
 from featurestore.errors import RegistryError, UnknownViewError
-from featurestore.registry.plan import Change, Kind, Plan, Spec, field_changes, needs_new_version
+from featurestore.registry.plan import Change, Key, Plan, Spec, field_changes, needs_new_version
 
 _TABLES = MetaData()
 _DEFINITIONS = Table(
@@ -53,7 +54,9 @@ _DEFINITIONS = Table(
     sqlite_autoincrement=True,
 )
 _TYPES: Mapping[str, type[Any]] = {"entity": EntitySpec, "source": SourceSpec, "view": ViewSpec}
-S = TypeVar("S")
+Decoded = TypeVar("Decoded")
+_Stored = Mapping[Key, tuple[int, int, Spec]]
+"""Id, version and definition of what is deployed."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class RegisteredView:
     applied_at: datetime
     applied_by: str
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the view computes, hexadecimal; the same within a version."""
+        return fingerprint(self.spec)
+
 
 class Registry:
     """What is deployed. Safe for several processes: writers are serialised by the database."""
@@ -75,50 +83,55 @@ class Registry:
         self._place = place
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = True) -> Registry:
+    def open(cls, path: Path | str, *, create: bool = True) -> Registry:
         """Open the registry database at `path`.
 
-        create: make it when it is missing; else a missing one raises RegistryError.
+        create: make it when it is missing; else a missing one raises RegistryError. Reading needs no right to write.
         """
+        path = Path(path)
         if not path.exists():
             if not create:
                 raise RegistryError(
                     f"there is no registry at {path}", hint="apply definitions first: featurestore apply MODULE"
                 )
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RegistryError(f"registry {path} can't be made: {error.strerror}") from error
         engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         event.listen(engine, "connect", _begin_by_hand)
-        event.listen(engine, "begin", _begin_immediate)
+        event.listen(engine, "begin", _begin)
         registry = cls(engine, str(path))
         if create:
-            with registry._transaction() as connection:
+            with registry._transaction(write=True) as connection:
                 _TABLES.create_all(connection)
         return registry
 
     def plan(self, resolved: ResolvedDefinitions) -> Plan:
         """What applying these definitions would change. Nothing is written."""
         with self._transaction() as connection:
-            return _plan(_read(connection), resolved)
+            return _plan(self._read(connection), resolved)
 
     def apply(self, plan: Plan) -> None:
-        """Write a plan, all or nothing. Raises RegistryError when the registry changed since the plan was made."""
-        with self._transaction() as connection:
-            stored = _read(connection)
-            for change in plan.changes:
-                if change.action == "absent":
+        """Write a plan, all or nothing.
+
+        Raises RegistryError when the registry changed since the plan was made, unless to what the plan wants: the
+        same definitions may be applied from two places at once.
+        """
+        with self._transaction(write=True) as connection:
+            stored = self._read(connection)
+            for key in plan.unchanged:
+                _still_fits(key, plan, stored)
+            for change in (*plan.added, *plan.changed):
+                key = (change.kind, change.name)
+                spec, row = plan.specs[key], stored.get(key)
+                if not _still_fits(key, plan, stored):
                     continue
-                spec = plan.specs[(change.kind, change.name)]
-                row = stored.get((change.kind, change.name))
-                if (row is None) != (change.action == "add"):
-                    raise RegistryError(
-                        f"{change.kind} '{change.name}' changed since the plan was made", hint="plan again"
-                    )
-                version = change.new_version or (row[1] if row else 1)
                 values = {
                     "spec": msgspec.json.encode(spec, order="sorted").decode(),
-                    "version": version,
+                    "version": change.new_version or (row[1] if row else 1),
                     "applied_at": datetime.now(timezone.utc),
-                    "applied_by": getpass.getuser(),
+                    "applied_by": _user(),
                 }
                 if row is None:
                     connection.execute(insert_into(_DEFINITIONS).values(kind=change.kind, name=change.name, **values))
@@ -134,7 +147,7 @@ class Registry:
             RegisteredView(
                 row.id,
                 row.version,
-                msgspec.json.decode(row.spec, type=ViewSpec),
+                self._decoded(row.spec, ViewSpec),
                 row.applied_at.replace(tzinfo=timezone.utc),
                 row.applied_by,
             )
@@ -159,14 +172,29 @@ class Registry:
             row = connection.execute(query).first()
         if row is None:
             raise RegistryError(f"there is no source '{name}' in {self._place}", hint="apply its module")
-        return msgspec.json.decode(row.spec, type=SourceSpec)
+        return self._decoded(row.spec, SourceSpec)
 
     def close(self) -> None:
         """Release the database."""
         self._engine.dispose()
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._engine, self._place)
+    def _transaction(self, *, write: bool = False) -> _Transaction:
+        return _Transaction(self._engine.execution_options(write=write), self._place)
+
+    def _read(self, connection: Connection) -> _Stored:
+        return {
+            (row.kind, row.name): (row.id, row.version, self._decoded(row.spec, _TYPES[row.kind]))
+            for row in connection.execute(select(_DEFINITIONS))
+        }
+
+    def _decoded(self, text: str, kind: type[Decoded]) -> Decoded:
+        try:
+            return msgspec.json.decode(text, type=kind)
+        except msgspec.MsgspecError as error:
+            raise RegistryError(
+                f"registry {self._place} holds a definition that can't be read: {error}",
+                hint="was it written by another version of featurestore?",
+            ) from error
 
 
 class _Transaction:
@@ -181,7 +209,10 @@ class _Transaction:
             raise self._told(error) from error
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._context.__exit__(kind, error, trace)
+        try:
+            self._context.__exit__(kind, error, trace)
+        except SQLAlchemyError as failure:
+            raise self._told(failure) from failure
         if isinstance(error, SQLAlchemyError):
             raise self._told(error) from error
 
@@ -195,26 +226,41 @@ def _begin_by_hand(connection: Any, record: Any) -> None:
     connection.isolation_level = None
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Connection) -> None:
+    # A writer takes its turn before it reads; a reader neither waits for others nor needs a file it can write.
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _read(connection: Connection) -> dict[tuple[str, str], tuple[int, int, Spec]]:
-    return {
-        (row.kind, row.name): (row.id, row.version, msgspec.json.decode(row.spec, type=_TYPES[row.kind]))
-        for row in connection.execute(select(_DEFINITIONS))
-    }
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"uid {os.getuid()}"
 
 
-def _plan(stored: Mapping[tuple[str, str], tuple[int, int, Spec]], resolved: ResolvedDefinitions) -> Plan:
+def _still_fits(key: Key, plan: Plan, stored: _Stored) -> bool:
+    """Whether a definition is deployed as it was when planned; False when it already is as the plan wants it."""
+    row, before = stored.get(key), plan.before.get(key)
+    now = None if row is None else (row[1], row[2])
+    if now == before:
+        return True
+    wanted = plan.specs[key] if key in plan.specs else plan.before[key][1]
+    if now is not None and now[1] == wanted:
+        return False
+    raise RegistryError(f"{key[0]} '{key[1]}' changed since the plan was made", hint="plan again")
+
+
+def _plan(stored: _Stored, resolved: ResolvedDefinitions) -> Plan:
     entities = {entity.name: entity for view in resolved.views.values() for entity in view.entities}
-    wanted: dict[tuple[Kind, str], Spec] = {
+    wanted: dict[Key, Spec] = {
         **{("entity", name): spec for name, spec in sorted(entities.items())},
         **{("source", name): spec for name, spec in sorted(resolved.sources.items())},
         **{("view", name): spec for name, spec in sorted(resolved.views.items())},
     }
     changes: list[Change] = []
-    specs: dict[tuple[Kind, str], Spec] = {}
+    specs: dict[Key, Spec] = {}
+    unchanged: list[Key] = []
     for (kind, name), spec in wanted.items():
         row = stored.get((kind, name))
         if row is None:
@@ -225,6 +271,7 @@ def _plan(stored: Mapping[tuple[str, str], tuple[int, int, Spec]], resolved: Res
                 version = row[1] + 1 if needs_new_version(row[2], spec) else row[1]
             changes.append(Change("change", kind, name, field_changes(row[2], spec), version))
         else:
+            unchanged.append((kind, name))
             continue
         specs[(kind, name)] = spec
     changes.extend(
@@ -232,4 +279,5 @@ def _plan(stored: Mapping[tuple[str, str], tuple[int, int, Spec]], resolved: Res
         for kind, name in sorted(stored)
         if kind == "view" and ("view", name) not in wanted
     )
-    return Plan(tuple(changes), specs)
+    before = {key: stored[key][1:] for key in wanted if key in stored}
+    return Plan(tuple(changes), specs, tuple(unchanged), before)
