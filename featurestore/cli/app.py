@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli import apply, broker, get, init, plan, produce, run, serve
+from featurestore.cli import apply, broker, get, init, plan, produce, run, serve, status
 
 app = typer.Typer(
     help="A streaming feature store: Kafka in, RocksDB for inference, Parquet for training.",
@@ -47,3 +47,4 @@ app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("get", epilog=get.EXAMPLES)(get.get)
 app.command("broker", epilog=broker.EXAMPLES)(broker.broker)
 app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
+app.command("status", epilog=status.EXAMPLES)(status.status)
