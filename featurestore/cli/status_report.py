@@ -1,0 +1,267 @@
+"""What `featurestore status` tells, gathered: the broker's ends, the archive's counts, each view's state.
+
+Everything is read beside running workers and without their help; a broker that does not answer costs two seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from featurestore.batches import NO_TIME
+from featurestore.compile.view import CompiledView, compile_view
+from featurestore.config import KafkaSettings, Settings
+from featurestore.definitions.specs import SourceSpec
+from featurestore.durations import format_instant
+from featurestore.errors import FeatureStoreError, StoreError
+from featurestore.offline import layout as offline_layout
+from featurestore.offline.partition_archive import segment_files
+from featurestore.offline.read import archive_counts
+from featurestore.online import layout as online_layout
+from featurestore.online.reader import OnlineReader
+from featurestore.online.source_store import read_store_info
+from featurestore.registry import RegisteredView, Registry
+from featurestore.shard.protocol import Fence, ViewCounts, ViewState
+from featurestore.sources.embedded import EMBEDDED, embedded_address
+from featurestore.sources.topics import TopicInfo, describe_topic
+
+BROKER_TIMEOUT_S = 2.0
+
+
+class PartitionStatus(msgspec.Struct, frozen=True):
+    """A partition of the topic's present generation. next_offset: everything below is applied, in all views.
+
+    end, lag: None when the broker does not answer.
+    """
+
+    partition: int
+    next_offset: int | None
+    end: int | None
+    lag: int | None
+
+
+class SourceStatus(msgspec.Struct, frozen=True):
+    """A source. Messages are counted as archived: read = accepted + late + dead letters.
+
+    generation: None when the broker does not answer; then broker_error says why, and partitions are those last read.
+    """
+
+    name: str
+    topic: str
+    generation: str | None
+    broker_error: str | None
+    partitions: list[PartitionStatus]
+    lag: int | None
+    read: int
+    accepted: int
+    late: int
+    dead_letters: dict[str, int]
+    has_store: bool
+
+
+class ViewStatus(msgspec.Struct, frozen=True):
+    """A view, over all shards. Times are ISO 8601, UTC; None before any event.
+
+    freshness_s: wall clock minus newest event time. complete_since: every event that arrived from then on is in it;
+    from_beginning: so is every earlier one that the topic ever had.
+    """
+
+    name: str
+    version: int
+    source: str
+    entities: int
+    applied: int
+    filtered: int
+    null_key: int
+    beyond_retention: int
+    watermark: str | None
+    newest_event: str | None
+    freshness_s: float | None
+    complete_since: str | None
+    from_beginning: bool
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    """The whole answer."""
+
+    data_dir: str
+    sources: list[SourceStatus]
+    views: list[ViewStatus]
+
+
+def collect_status(settings: Settings) -> StatusReport:
+    """Gather everything. Raises StoreError without a data_dir, RegistryError without a registry."""
+    data_dir = settings.store.data_dir
+    if not data_dir.is_dir():
+        raise StoreError(
+            f"there is no data in {data_dir}",
+            hint="run it in the project's folder, or set [store] data_dir or --data-dir; new: featurestore init",
+        )
+    registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
+    try:
+        views = registry.views()
+        sources = {name: registry.source(name) for name in sorted({view.spec.source for view in views})}
+    finally:
+        registry.close()
+    topics = ask_broker(settings.kafka, data_dir, list(sources.values()))
+    source_statuses: list[SourceStatus] = []
+    view_statuses: list[ViewStatus] = []
+    for name, source in sources.items():
+        mine = [view for view in views if view.spec.source == name]
+        states = read_states(data_dir, source, mine)
+        status = _source_status(data_dir, source, topics[name], states)
+        source_statuses.append(status)
+        view_statuses += [_view_status(data_dir, view, states[view.spec.name], status) for view in mine]
+    return StatusReport(str(data_dir), source_statuses, view_statuses)
+
+
+def read_states(data_dir: Path, source: SourceSpec, views: Sequence[RegisteredView]) -> dict[str, list[ViewState]]:
+    """Every shard's state of each view, by its name; empty lists before the first run."""
+    if read_store_info(data_dir, source.name) is None:
+        return {view.spec.name: [] for view in views}
+    reader = OnlineReader(data_dir, source.name)
+    try:
+        reader.refresh()
+        return {view.spec.name: reader.states(compile_registered(view, source)) for view in views}
+    finally:
+        reader.close()
+
+
+def compile_registered(view: RegisteredView, source: SourceSpec) -> CompiledView:
+    """The compiled form of a deployed view."""
+    return compile_view(view.spec, source, view_id=view.view_id, version=view.version)
+
+
+def ask_broker(
+    kafka: KafkaSettings, data_dir: Path, sources: Sequence[SourceSpec], timeout_s: float = BROKER_TIMEOUT_S
+) -> dict[str, TopicInfo | str]:
+    """Each source's topic, or why it could not be asked, by source; all are asked at once."""
+    answers: dict[str, TopicInfo | str] = {}
+
+    def ask(source: SourceSpec) -> None:
+        try:
+            if kafka.bootstrap_servers == EMBEDDED:
+                address = embedded_address(data_dir)
+                found = describe_topic(address.bootstrap_servers, source.topic, kafka.settings, address)
+            else:
+                found = describe_topic(kafka.bootstrap_servers, source.topic, kafka.settings)
+        except FeatureStoreError as error:
+            answers[source.name] = error.message
+        else:
+            answers[source.name] = found
+
+    # librdkafka's own timeouts add up over several requests: whoever asks for a status waits for none of them.
+    threads = [threading.Thread(target=ask, args=(source,), daemon=True) for source in sources]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + timeout_s
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    silent = f"no broker answers at {kafka.bootstrap_servers} within {timeout_s:g} s"
+    return {source.name: answers.get(source.name, silent) for source in sources}
+
+
+def least_fences(states: Mapping[str, Sequence[ViewState]]) -> dict[str, int]:
+    """The least next offset over all shards and views, by "<generation>/<partition>"."""
+    least: dict[str, int] = {}
+    for of_view in states.values():
+        for state in of_view:
+            for key, fence in state.fences.items():
+                least[key] = min(least.get(key, fence.next_offset), fence.next_offset)
+    return least
+
+
+def _source_status(
+    data_dir: Path, source: SourceSpec, topic: TopicInfo | str, states: Mapping[str, Sequence[ViewState]]
+) -> SourceStatus:
+    least = least_fences(states)
+    partitions: list[PartitionStatus] = []
+    generation: str | None = None
+    if isinstance(topic, TopicInfo):
+        generation = topic.generation
+        for partition, (first, end) in topic.partitions.items():
+            offset = least.get(f"{generation}/{partition}")
+            partitions.append(
+                PartitionStatus(partition, offset, end, end - max(first, offset if offset is not None else first))
+            )
+    lags = [partition.lag for partition in partitions if partition.lag is not None]
+    counts = archive_counts(data_dir / "offline", source.name)
+    return SourceStatus(
+        name=source.name,
+        topic=source.topic,
+        generation=generation,
+        broker_error=topic if isinstance(topic, str) else None,
+        partitions=partitions,
+        lag=sum(lags) if lags else None,
+        read=counts.read,
+        accepted=counts.accepted,
+        late=counts.late,
+        dead_letters=counts.dead_letters,
+        has_store=read_store_info(data_dir, source.name) is not None,
+    )
+
+
+def _view_status(data_dir: Path, view: RegisteredView, states: Sequence[ViewState], source: SourceStatus) -> ViewStatus:
+    total = ViewCounts()
+    for state in states:
+        total = total.plus(state.counts)
+    watermark_us = min((state.watermark_us for state in states), default=NO_TIME)
+    newest_us = max((fence.max_event_time_us for state in states for fence in state.fences.values()), default=NO_TIME)
+    seen = total.applied + total.filtered + total.null_key
+    since: str | None
+    if view.spec.start == "latest" or (source.lag == 0 and seen < source.accepted):
+        # It began behind events that the archive has; its first fence was written when this version first ran.
+        since, from_beginning = view.applied_at.isoformat(), False
+    else:
+        complete = _archive_begin(data_dir, view.spec.source)
+        since, from_beginning = complete.since, complete.from_beginning
+    return ViewStatus(
+        name=view.spec.name,
+        version=view.version,
+        source=view.spec.source,
+        entities=total.entities,
+        applied=total.applied,
+        filtered=total.filtered,
+        null_key=total.null_key,
+        beyond_retention=total.beyond_retention,
+        watermark=None if watermark_us == NO_TIME else format_instant(watermark_us),
+        newest_event=None if newest_us == NO_TIME else format_instant(newest_us),
+        freshness_s=None if newest_us == NO_TIME else round(time.time() - newest_us / 1e6, 3),
+        complete_since=since,
+        from_beginning=from_beginning,
+    )
+
+
+@dataclass(frozen=True)
+class _Begin:
+    since: str | None
+    from_beginning: bool
+
+
+def _archive_begin(data_dir: Path, source: str) -> _Begin:
+    """When the first archived message arrived; of partitions that began behind their start, the last one's."""
+    path = online_layout.source_dir(data_dir, source) / "archive_starts.json"
+    starts = msgspec.json.decode(path.read_bytes(), type=dict[str, Fence]) if path.exists() else {}
+    whole: list[str] = []
+    cut: list[str] = []
+    for key, fence in starts.items():
+        generation, _, partition = key.rpartition("/")
+        folder = offline_layout.partition_dir(
+            data_dir / "offline", offline_layout.EVENTS, source, generation, int(partition)
+        )
+        files = segment_files(folder) if folder.is_dir() else []
+        if not files:
+            continue
+        first = pl.scan_parquet(files[0][1], hive_partitioning=False).select(pl.col("arrival_time").dt.epoch("us"))
+        rows = first.head(1).collect()
+        if rows.height:
+            (whole if fence.next_offset == 0 else cut).append(format_instant(rows.item()))
+    if cut:
+        return _Begin(max(cut), False)
+    return _Begin(min(whole, default=None), bool(whole))
