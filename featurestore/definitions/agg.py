@@ -6,6 +6,7 @@ feature is for an entity that is not known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -99,7 +100,16 @@ def _aggregation(function: str, column: str | None, over: Over, default: Scalar)
             hint="name an expression in the view's `derive` and aggregate that column",
         )
     if not isinstance(default, int | float | str | bool | None):
-        raise DefinitionError(f"{where}: default {default!r} is no number, text or truth value")
+        raise DefinitionError(
+            f"{where}: default {default!r} is no number, text or truth value", hint="like default=0, or leave it out"
+        )
+    if (isinstance(default, float) and not math.isfinite(default)) or (
+        isinstance(default, int) and not -(2**63) <= default < 2**63
+    ):
+        # JSON, in which definitions are kept, has none of them.
+        raise DefinitionError(
+            f"{where}: default {default!r} is not finite, or needs more than 64 bits", hint="use an ordinary number"
+        )
     parts = over if isinstance(over, Sequence) and not isinstance(over, str) else [over]
     if not parts:
         raise DefinitionError(f"{where}: `over` names no window", hint="write it like over='10m'")

@@ -60,7 +60,7 @@ def _add(known: dict[str, Defined], value: Defined, kind: str, module: str) -> N
 
 
 def _import(name: str, base_dir: Path) -> ModuleType:
-    dotted = name
+    dotted, path = name, None
     if name.endswith(".py") or "/" in name:
         path = Path(name)
         path = path if path.is_absolute() else base_dir / path
@@ -72,22 +72,31 @@ def _import(name: str, base_dir: Path) -> ModuleType:
             raise DefinitionError(
                 f"module {name} is outside {base_dir}", hint="run from the project's folder"
             ) from error
-    if str(base_dir) not in sys.path:
-        sys.path.insert(0, str(base_dir))
+    folder = str(base_dir.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
-        return importlib.import_module(dotted)
+        module = importlib.import_module(dotted)
     except FeatureStoreError as error:
-        raise DefinitionError(f"module {name}: {error.message}", hint=error.hint) from error
+        line = _line_in(error, dotted)
+        raise DefinitionError(f"module {name}{line}: {error.message}", hint=error.hint) from error
     except ModuleNotFoundError as error:
         if error.name is not None and (dotted == error.name or dotted.startswith(f"{error.name}.")):
             raise DefinitionError(
                 f"module {name} can't be found from {base_dir}",
                 hint="name it like pipelines.payments or pipelines/payments.py",
             ) from error
-        raise DefinitionError(f"module {name} imports {error.name}, which is not installed") from error
+        line = _line_in(error, dotted)
+        raise DefinitionError(f"module {name}{line} imports {error.name}, which is not installed") from error
     except Exception as error:
         line = _line_in(error, dotted)
         raise DefinitionError(f"module {name}{line}: {type(error).__name__}: {error}") from error
+    if path is not None and (module.__file__ is None or Path(module.__file__).resolve() != path.resolve()):
+        raise DefinitionError(
+            f"module {name}: importing '{dotted}' gives another module, {module.__file__ or 'a folder'}",
+            hint="rename the file, or put it into a folder like pipelines/",
+        )
+    return module
 
 
 def _line_in(error: Exception, dotted: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import polars as pl
@@ -80,6 +81,21 @@ _FAMILIES: dict[str, frozenset[str]] = {
         """
     ),
 }
+# Arguments that are one set or mapping for all rows: a column there would be read whole, as far as the batch goes.
+_WHOLE_ARGUMENTS: dict[tuple[str, str], slice] = {
+    ("Boolean", "IsIn"): slice(1, 2),
+    ("", "Replace"): slice(1, 3),
+    ("", "ReplaceStrict"): slice(1, 3),
+    ("StringExpr", "ContainsAny"): slice(1, 2),
+    ("StringExpr", "ReplaceMany"): slice(1, 3),
+}
+# The others are nested, or written down as Arrow bytes, which differ between versions of polars.
+_CAST_TO = _names(
+    """
+    Int8 Int16 Int32 Int64 UInt8 UInt16 UInt32 UInt64 Float32 Float64 Decimal String Binary Boolean
+    Date Time Datetime Duration
+    """
+)
 
 
 def check_elementwise(expression: object, what: str) -> None:
@@ -93,7 +109,8 @@ def check_elementwise(expression: object, what: str) -> None:
         refused = "an operation over several rows"
     if refused is not None:
         raise DefinitionError(
-            f"{what}: '{refused}' is not allowed: a result may depend on its own row alone", hint=_HINT
+            f"{what}: '{refused}' is not allowed: a result may depend on its own row alone, and on plain values",
+            hint=_HINT,
         )
 
 
@@ -155,7 +172,7 @@ def _refused(node: Any) -> str | None:
     kind, body = _split(node)
     children = _children(kind, body)
     if children is None:
-        return _split(body)[0] if kind == "Agg" else _spoken(kind)
+        return _spoken(_split(body)[0] if kind == "Agg" else kind)
     refused = None
     if kind == "BinaryExpr" and body["op"] not in _OPERATORS:
         refused = str(body["op"])
@@ -163,6 +180,8 @@ def _refused(node: Any) -> str | None:
         refused = _refused_literal(body)
     elif kind == "Function":
         refused = _refused_function(body)
+    elif kind == "Cast":
+        refused = _refused_cast(body["dtype"])
     return refused or next((found for child in children if (found := _refused(child))), None)
 
 
@@ -170,11 +189,20 @@ def _refused_function(body: Any) -> str | None:
     family, name, options = _function(body["function"])
     if name not in (_FAMILIES[family] if family else _FUNCTIONS):
         return _split(options)[0] if name == "Random" and isinstance(options, str) else _spoken(name)
-    if name == "IsIn" and _split(body["input"][1])[0] != "Literal":
-        return "is_in of a column"  # it is compared with the whole batch
+    whole = body["input"][_WHOLE_ARGUMENTS.get((family, name), slice(0))]
+    if any(_split(argument)[0] != "Literal" for argument in whole):
+        return f"{_spoken(name)} of a column"
+    if (family, name) == ("", "ReplaceStrict") and options["return_dtype"] is not None:
+        return _refused_cast(options["return_dtype"])
     if name == "Strptime" and options[1].get("format") is None:
         return "reading a time without a format"  # polars guesses the format from a batch's first value
     return None
+
+
+def _refused_cast(dtype: Any) -> str | None:
+    kind, value = _split(dtype)
+    name = _split(value)[0] if kind == "Literal" else _spoken(kind)
+    return None if name in _CAST_TO else f"a cast to {name}"
 
 
 def _refused_literal(body: Any) -> str | None:
@@ -189,7 +217,7 @@ def _refused_literal(body: Any) -> str | None:
 
 def _spoken(name: str) -> str:
     """A node's name as an author knows it: CumSum -> cum_sum."""
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _text(node: Any) -> str:

@@ -13,6 +13,9 @@ from featurestore.errors import ConfigError, DefinitionError
 
 Duration = Union[str, timedelta]
 
+LONGEST_US = 100 * 366 * 86_400_000_000
+"""A hundred years: sums of such spans and of instants stay far inside 64 bits."""
+
 RESERVED_COLUMNS = frozenset(
     {
         "window_start",
@@ -26,9 +29,13 @@ RESERVED_COLUMNS = frozenset(
         "_offset",
         "_partition_watermark",
         "_key",
+        "_shard",
+        "_tile_start",
+        "_late",
+        "_newest",
     }
 )
-"""Columns that the store adds beside features, join keys and events."""
+"""Columns that the store adds beside features, join keys and events, or works with on the way."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -59,6 +66,8 @@ def duration_us(value: object, where: str, *, positive: bool = False) -> int:
         raise DefinitionError(f"{where}: {error.message}", hint=error.hint) from error
     if positive and us <= 0:
         raise DefinitionError(f"{where} must be longer than 0, not {value!r}", hint="like '10s' or '7d'")
+    if us > LONGEST_US:
+        raise DefinitionError(f"{where}: {value!r} is longer than a hundred years", hint="write a shorter one")
     return us
 
 

@@ -29,14 +29,16 @@ DTYPES: Mapping[str, pl.DataType] = {
     "Datetime": pl.Datetime("us", "UTC"),
     "Date": pl.Date(),
 }
-# Columns that the archive and the files of late events put beside those of the schema.
+# Columns that the archive and the files of late events put beside those of the schema, or shards work with.
 _ARCHIVE_COLUMNS = frozenset(
     {
         *("_partition", "_offset", "_partition_watermark", "event_time", "arrival_time"),
         *("watermark", "lateness"),
+        *("_key", "_shard", "_tile_start", "_late", "_newest"),
     }
 )
 NUMERIC = ("Int64", "Float64")
+_TOO_WIDE = (pl.UInt64(), pl.Int128(), pl.UInt128())
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "sum": (*NUMERIC, "Boolean"),
     "mean": (*NUMERIC, "Boolean"),
@@ -88,7 +90,7 @@ def resolve_source(source: KafkaSource, base_dir: Path) -> SourceSpec:
         )
     for name in sorted(_ARCHIVE_COLUMNS & set(by_name)):
         raise SchemaError(
-            f"{what}: schema {source.schema} has a column '{name}', a name that the archive uses itself",
+            f"{what}: schema {source.schema} has a column '{name}', a name that the store uses itself",
             hint="rename the field, or leave it out of the schema file",
         )
     return SourceSpec(
@@ -126,6 +128,11 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
     for field, expression in expressions.items():
         for column in root_columns(expression):
             if column not in schema:
+                if column in derive:
+                    raise DefinitionError(
+                        f"{what}, {field}: column '{column}' is derived; expressions read the columns of {place}",
+                        hint="write its expression out",
+                    )
                 raise _unknown(f"{what}, {field}: column", column, schema, place)
     dtypes = _collect(what, "derive", schema, derive)
     if view.where is not None:
@@ -207,6 +214,11 @@ def _features(
             raise _unknown(f"{what}: feature '{names[0]}': column", column, dtypes, f"{place} or derive")
         dtype = _widened(dtypes[column])
         allowed = INPUTS.get(function)
+        if allowed is not None and dtypes[column] in _TOO_WIDE:
+            raise DefinitionError(
+                f"{what}: feature '{names[0]}': column '{column}' is {dtypes[column]}, which does not fit into Int64",
+                hint="cast it to pl.Int64 or pl.Float64 in `derive`",
+            )
         if allowed is not None and dtype not in allowed:
             verb = {"sum": "sums", "mean": "averages"}.get(function, f"takes the {function} of")
             number = f'"{column}_number": pl.col("{column}").cast(pl.Float64, strict=False)'

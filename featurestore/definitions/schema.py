@@ -1,13 +1,12 @@
 """A topic's schema file: its columns, their dtypes, which may be null, which have defaults.
 
-Avro (.avsc): a flat record. JSON Schema (.json): an object with properties. Integers widen to Int64,
-floats to
-Float64.
+Avro (.avsc): a flat record. JSON Schema (.json): an object with properties. Integers widen to Int64, floats to Float64.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def load_schema(path: Path, shown_as: str) -> tuple[ColumnSpec, ...]:
     Raises SchemaError when the file is missing, is no schema, or uses what is not supported.
     """
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SchemaError(f"schema {shown_as} does not exist", hint=f"looked for {path}") from error
     except (OSError, ValueError) as error:
@@ -57,7 +56,9 @@ def _columns(raw: dict[str, Any], shown_as: str) -> tuple[ColumnSpec, ...]:
     if raw.get("type") == "record" and isinstance(raw.get("fields"), list):
         return tuple(_avro_column(field, shown_as) for field in raw["fields"])
     if raw.get("type") == "object" and isinstance(raw.get("properties"), dict):
-        required = set(raw.get("required", []))
+        required = raw.get("required", [])
+        if not isinstance(required, list):
+            raise SchemaError(f"schema {shown_as}: required is {json.dumps(required)}", hint="list the names of fields")
         return tuple(_json_column(name, body, name in required, shown_as) for name, body in raw["properties"].items())
     raise SchemaError(
         f"schema {shown_as} is neither an Avro record nor a JSON Schema object",
@@ -74,10 +75,10 @@ def _check_default(column: ColumnSpec, shown_as: str) -> None:
                 hint='allow it with the type ["null", …], or give another default',
             )
         return
-    integer = isinstance(value, int) and not isinstance(value, bool)
+    integer = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
     fits = {
         "Int64": integer,
-        "Float64": integer or isinstance(value, float),
+        "Float64": integer or (isinstance(value, float) and math.isfinite(value)),
         "String": isinstance(value, str),
         "Boolean": isinstance(value, bool),
         "Datetime": integer and column.unit != "iso",
@@ -91,7 +92,7 @@ def _check_default(column: ColumnSpec, shown_as: str) -> None:
 
 
 def _avro_column(field: Any, shown_as: str) -> ColumnSpec:
-    if not isinstance(field, Mapping) or "name" not in field or "type" not in field:
+    if not isinstance(field, Mapping) or not isinstance(field.get("name"), str) or "type" not in field:
         raise SchemaError(
             f"schema {shown_as}: {field!r} is no field", hint='fields look like {"name": "a", "type": "long"}'
         )
@@ -107,7 +108,7 @@ def _avro_column(field: Any, shown_as: str) -> ColumnSpec:
             )
         kind = options[0]
     logical = kind.get("logicalType") if isinstance(kind, Mapping) else None
-    base = kind["type"] if isinstance(kind, Mapping) else kind
+    base = kind.get("type") if isinstance(kind, Mapping) else kind
     if not isinstance(base, str) or base not in _AVRO:
         raise SchemaError(
             f"schema {shown_as}: field '{name}' has type {json.dumps(base)}, which is not supported",
@@ -123,7 +124,7 @@ def _avro_column(field: Any, shown_as: str) -> ColumnSpec:
         dtype, unit = "Datetime", _AVRO_TIMES[logical]
     elif logical == "date" and base == "int":
         dtype = "Date"
-    elif logical is not None and logical.startswith("local-timestamp"):
+    elif isinstance(logical, str) and logical.startswith("local-timestamp"):
         raise SchemaError(
             f"schema {shown_as}: field '{name}' is a {logical}, a time without a zone",
             hint="use timestamp-millis (UTC)",

@@ -13,6 +13,10 @@ FORMATS = ("json", "avro", "avro-confluent")
 MAX_FUTURE = "1m"
 
 
+class DefinitionWarning(UserWarning):
+    """A definition is allowed, but seldom meant."""
+
+
 @dataclass(frozen=True)
 class KafkaSource:
     """A Kafka topic as a source of events.
@@ -22,7 +26,7 @@ class KafkaSource:
     far an event may come behind the newest of its partition and be on time; allowed_lateness: how much
     further it still counts, as a correction; idle_timeout: how long a partition may be silent before it
     no longer holds the watermark back; max_future: how far beyond its arrival an event time is believed.
-    Raises DefinitionError when built wrongly.
+    Raises DefinitionError when built wrongly. Warns when a max_future that was set exceeds what lateness forgives.
     """
 
     name: str
@@ -53,5 +57,6 @@ class KafkaSource:
             warnings.warn(
                 f"{what}: max_future {self.max_future} exceeds max_out_of_orderness plus allowed_lateness: "
                 "one event from the future makes events that are on time too late",
+                DefinitionWarning,
                 stacklevel=3,
             )

@@ -49,13 +49,14 @@ class StreamFeatureView:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_identifier(self.name, "view")
+        what = f"view '{self.name}'"
+        self._check_containers(what)
         # Frozen from here on, and what the author passed can't change below it.
         object.__setattr__(self, "entities", tuple(self.entities))
         object.__setattr__(self, "features", tuple(self.features))
         object.__setattr__(self, "derive", dict(self.derive or {}))
         object.__setattr__(self, "tags", dict(self.tags or {}))
-        check_identifier(self.name, "view")
-        what = f"view '{self.name}'"
         if not isinstance(self.source, KafkaSource):
             raise DefinitionError(f"{what}: source is {self.source!r}", hint="give a KafkaSource")
         if not self.entities or not all(isinstance(entity, Entity) for entity in self.entities):
@@ -92,6 +93,24 @@ class StreamFeatureView:
         duration_us(self.snapshot_every, f"{what}: snapshot_every", positive=True)
         if self.ttl is not None:
             duration_us(self.ttl, f"{what}: ttl", positive=True)
+
+    def _check_containers(self, what: str) -> None:
+        for field_name, example in (("entities", "entities=[card]"), ("features", 'features=[agg.count(over="1h")]')):
+            value = getattr(self, field_name)
+            if not isinstance(value, Sequence) or isinstance(value, str):
+                raise DefinitionError(f"{what}: {field_name} is {value!r}, not a list", hint=f"write {example}")
+        if not isinstance(self.derive, Mapping | None):
+            raise DefinitionError(
+                f"{what}: derive is {self.derive!r}", hint='write derive={"column": pl.col("amount") * 2}'
+            )
+        tags = self.tags if isinstance(self.tags, Mapping | None) else {"": None}
+        if not all(isinstance(text, str) for pair in (tags or {}).items() for text in pair):
+            raise DefinitionError(f"{what}: tags is {self.tags!r}", hint='names and values are text: {"tier": "1"}')
+        for field_name in ("owner", "description"):
+            if not isinstance(getattr(self, field_name), str):
+                raise DefinitionError(
+                    f"{what}: {field_name} is {getattr(self, field_name)!r}", hint=f"give its {field_name} as text"
+                )
 
     def _check_expressions(self, what: str) -> None:
         if self.where is not None:

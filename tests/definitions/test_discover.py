@@ -72,7 +72,8 @@ def test_two_views_of_one_name_are_refused(project: Path) -> None:
         ("import polars\n\nraise ValueError('oops')\n", r"defs_of_test\.a, line 3: ValueError: oops"),
         ("x = = 1\n", r"defs_of_test\.a, line 1: SyntaxError"),
         ("import no_such_library\n", "imports no_such_library"),
-        (COMMON + VIEW % "my view", r"defs_of_test\.a.*'my view' is not a valid name"),
+        ("\nimport no_such_library\n", r"defs_of_test\.a, line 2 imports no_such_library"),
+        (COMMON + VIEW % "my view", r"defs_of_test\.a, line 7: view: 'my view' is not a valid name"),
     ],
 )
 def test_a_module_that_can_not_be_used_is_named(project: Path, text: str, message: str) -> None:
@@ -85,6 +86,28 @@ def test_a_module_that_can_not_be_used_is_named(project: Path, text: str, messag
 def test_a_module_that_does_not_exist_is_named(project: Path, module: str) -> None:
     with pytest.raises(DefinitionError, match="absent"):
         load_definitions([module], project)
+
+
+def test_a_file_with_the_name_of_another_module_is_told(project: Path) -> None:
+    # Importing it would give Python's own module, which defines no view.
+    (project / "json.py").write_text(COMMON + VIEW % "activity")
+    with pytest.raises(DefinitionError, match=r"module json\.py: importing 'json' gives another module") as caught:
+        load_definitions(["json.py"], project)
+    assert "rename" in (caught.value.hint or "")
+
+
+def test_a_source_that_only_a_view_holds_counts(project: Path) -> None:
+    text = COMMON + VIEW % "activity" + "views = {'other': v}\ndel payments, card\n"
+    write(project, "a", text)
+    found = load_definitions(["defs_of_test.a"], project)
+    assert (list(found.sources), list(found.entities)) == (["payments"], ["card"])
+
+
+def test_two_different_sources_of_one_name_are_refused(project: Path) -> None:
+    write(project, "a", COMMON + VIEW % "first")
+    write(project, "b", COMMON.replace('topic="payments"', 'topic="other"') + VIEW % "second")
+    with pytest.raises(DefinitionError, match="source 'payments' is defined twice, differently"):
+        load_definitions(["defs_of_test.a", "defs_of_test.b"], project)
 
 
 def test_the_example_resolves() -> None:

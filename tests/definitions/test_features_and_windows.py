@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import timedelta
+from typing import Any
 
 import polars as pl
 import pytest
@@ -67,6 +68,23 @@ def test_what_is_no_window_is_refused_by_function_and_column(over: object) -> No
     with pytest.raises(DefinitionError, match=r"agg.sum\('a'\)") as caught:
         agg.sum("a", over=over)  # type: ignore[arg-type]
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("default", [float("nan"), float("-inf"), 2**63, -(2**63) - 1, [0]])
+def test_a_default_that_can_not_be_stored_is_refused(default: object) -> None:
+    with pytest.raises(DefinitionError, match=r"agg.sum\('a'\): default") as caught:
+        agg.sum("a", over="1h", default=default)  # type: ignore[arg-type]
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("default", [0, -(2**63), 1e300, True, "none", None])
+def test_a_default_is_a_number_text_or_truth_value(default: Any) -> None:
+    assert agg.last("a", default=default).default is default
+
+
+def test_a_span_that_would_overflow_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="longer than a hundred years"):
+        agg.count(over="1000000000d")
 
 
 def test_an_expression_as_column_is_refused() -> None:

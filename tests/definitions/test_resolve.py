@@ -129,7 +129,13 @@ TS = FIELDS[-1]
         (avro([{"name": "a", "type": "int"}]), "event_time 'ts' is not in"),
         (avro([{"name": "ts", "type": "string"}]), "event_time column 'ts' is String"),
         (avro([TS, {"name": "lateness", "type": "long"}]), "column 'lateness'"),
+        (avro([TS, {"name": "a", "type": "int", "default": 2**63}]), "not its default"),
+        (avro([TS, {"name": "a", "type": {"logicalType": "date"}}]), "field 'a' has type null"),
+        (avro([TS, {"name": 1, "type": "int"}]), "is no field"),
+        (avro([TS, {"name": "_key", "type": "string"}]), "column '_key'"),
         ({"type": "object", "properties": {"a": {"type": "object"}}}, "property 'a' has type"),
+        ({"type": "object", "properties": {"a": True}}, "property 'a' has type"),
+        ({"type": "object", "properties": {"ts": {"type": "integer"}}, "required": True}, "required is true"),
     ],
 )
 def test_a_schema_that_can_not_be_used_is_refused(tmp_path: Path, schema: object, message: str) -> None:
@@ -208,6 +214,16 @@ def test_derived_columns_are_aggregated_with_their_own_dtype(source: SourceSpec)
         ({"where": pl.col("amuont") > 1}, "view 'activity', where: column 'amuont'", "amount"),
         ({"derive": {"x": pl.col("amout") * 2}}, "view 'activity', derive 'x': column 'amout'", "amount"),
         ({"features": [agg.sum("quantiti", over="1h")]}, "feature 'quantiti_sum_1h'", "quantity"),
+        (
+            {"where": pl.col("x") > 1, "derive": {"x": pl.col("amount") * 2}},
+            "view 'activity', where: column 'x' is derived",
+            "write its expression out",
+        ),
+        (
+            {"derive": {"x": pl.col("quantity").cast(pl.UInt64)}, "features": [agg.sum("x", over="1h")]},
+            "feature 'x_sum_1h': column 'x' is UInt64",
+            "pl.Int64",
+        ),
         ({"where": pl.col("amount")}, "where is Float64, not Boolean", "compare"),
         ({"derive": {"amount": pl.col("amount") * 2}}, "derived column 'amount'", "another name"),
         ({"derive": {"x": pl.col("amount") + pl.col("online").str.len_chars()}}, "derive", "types"),

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from featurestore import Entity, KafkaSource, StreamFeatureView, agg, hopping, lifetime, sliding, tumbling
+from featurestore.definitions.source import DefinitionWarning
 from featurestore.errors import DefinitionError
 
 CARD = Entity("card", join_keys={"card_id": pl.String})
@@ -68,6 +69,13 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "where is text": ({"where": "a > 1"}, "view 'activity', where"),
     "derive": ({"derive": {"x": pl.col("a").cum_sum()}}, "view 'activity', derive 'x': 'cum_sum'"),
     "derived name": ({"derive": {"a b": pl.col("a")}}, "'a b' is not a valid name"),
+    "entity alone": ({"entities": CARD}, "view 'activity': entities"),
+    "aggregate alone": ({"features": agg.count(over="1h")}, "view 'activity': features"),
+    "derive as a list": ({"derive": [pl.col("a")]}, "view 'activity': derive"),
+    "tags that are no text": ({"tags": {"tier": 1}}, "view 'activity': tags"),
+    "owner": ({"owner": None}, "view 'activity': owner"),
+    "long ttl": ({"ttl": "1000000000d"}, "view 'activity': ttl"),
+    "derived as the store's own": ({"derive": {"_tile_start": pl.col("a")}}, "'_tile_start'"),
     "derived reserved": ({"derive": {"_offset": pl.col("a")}}, "'_offset'"),
 }
 
@@ -103,5 +111,11 @@ def test_a_wrong_source_is_refused_when_it_is_built(changes: dict[str, Any], mes
 
 
 def test_a_source_that_trusts_the_future_more_than_lateness_allows_warns() -> None:
-    with pytest.warns(UserWarning, match="max_future 1h exceeds"):
+    with pytest.warns(DefinitionWarning, match="max_future 1h exceeds"):
         source(max_future="1h", allowed_lateness="10m")
+
+
+def test_a_source_warns_neither_by_default_nor_of_what_lateness_forgives() -> None:
+    # Warnings are errors in tests.
+    source()
+    source(max_future="5m", max_out_of_orderness="1m", allowed_lateness="4m")
