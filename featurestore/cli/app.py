@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli import apply, broker, get, init, plan, produce, run, serve, status
+from featurestore.cli import apply, broker, demo, get, init, plan, produce, run, serve, status
 
 app = typer.Typer(
     help="A streaming feature store: Kafka in, RocksDB for inference, Parquet for training.",
@@ -39,6 +39,7 @@ def _common(
     configure_logging(log_level)
 
 
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("apply", epilog=apply.EXAMPLES)(apply.apply)

@@ -1,0 +1,64 @@
+"""The demo, run as a newcomer would: to its end, again in the same folder, and interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def demo(folder: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "featurestore", "demo", "--dir", str(folder), *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder.parent, start_new_session=True
+    )
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of living processes that work in the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(entry / "cwd") == str(folder):
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def test_the_demo_ends_by_itself_and_works_the_second_time_in_the_same_folder(tmp_path: Path):
+    folder = tmp_path / "demo"
+    rows = 0
+    for _ in range(2):
+        run = demo(folder, "--events", "20000")
+        out, errors = run.communicate(timeout=120)
+        assert run.returncode == 0, errors
+        assert "20,000 of 20,000 processed" in out
+        assert "card_000001" in out
+        assert "dead letters: malformed" in out
+        assert processes_in(folder) == []
+        now = pl.read_parquet(folder / "data/offline/features/card_activity/v1/tumbling_1m/*.parquet").height
+        assert now > rows
+        rows = now
+
+
+def test_an_interrupt_ends_every_process_of_the_demo(tmp_path: Path):
+    folder = tmp_path / "demo"
+    run = demo(folder, "--keep-running", "--events", "5000")
+    deadline = time.monotonic() + 90
+    while len(processes_in(folder)) < 3:
+        assert time.monotonic() < deadline
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    assert run.returncode in (0, 130)
+    assert processes_in(folder) == []
