@@ -51,14 +51,21 @@ def demo(
     Payments come out of order, some late, some broken. Ends by itself in about half a minute, and works again in the
     same folder: a new broker is a new topic generation.
     """
+    # A request to end is told as Ctrl-C is: the stage then stops its processes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _run(directory.resolve(), events, keep_running)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _run(folder: Path, events: int, keep_running: bool) -> None:
     from featurestore.cli.demo_stage import Stage
     from featurestore.client import FeatureStoreClient
 
-    # A request to end is told as Ctrl-C is: the stage then stops its processes.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    with Stage(directory.resolve()) as stage:
+    with Stage(folder) as stage:
         print_line(f"Demo in {stage.folder}")
         stage.start("broker", "broker")
         stage.wait(lambda: stage.broker_address() is not None, "the embedded broker")
