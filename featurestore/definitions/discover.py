@@ -38,6 +38,7 @@ def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
         module = _import(name, base_dir)
         views = [value for value in vars(module).values() if isinstance(value, StreamFeatureView)]
         if not views:
+            _check_is_the_file(module, name, base_dir)
             raise DefinitionError(
                 f"module {name} defines no feature view",
                 hint="assign a StreamFeatureView to a module-level name",
@@ -59,8 +60,19 @@ def _add(known: dict[str, Defined], value: Defined, kind: str, module: str) -> N
         )
 
 
+def _check_is_the_file(module: ModuleType, name: str, base_dir: Path) -> None:
+    """Raise DefinitionError when importing the file `name` gave another module: a json.py gives Python's own."""
+    if not name.endswith(".py"):
+        return
+    if module.__file__ is None or Path(module.__file__).resolve() != (base_dir / name).resolve():
+        raise DefinitionError(
+            f"module {name}: importing '{module.__name__}' gives another module, {module.__file__ or 'a folder'}",
+            hint="rename the file, or put it into a folder like pipelines/",
+        )
+
+
 def _import(name: str, base_dir: Path) -> ModuleType:
-    dotted, path = name, None
+    dotted = name
     if name.endswith(".py") or "/" in name:
         path = Path(name)
         path = path if path.is_absolute() else base_dir / path
@@ -76,7 +88,7 @@ def _import(name: str, base_dir: Path) -> ModuleType:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        module = importlib.import_module(dotted)
+        return importlib.import_module(dotted)
     except FeatureStoreError as error:
         line = _line_in(error, dotted)
         raise DefinitionError(f"module {name}{line}: {error.message}", hint=error.hint) from error
@@ -91,12 +103,6 @@ def _import(name: str, base_dir: Path) -> ModuleType:
     except Exception as error:
         line = _line_in(error, dotted)
         raise DefinitionError(f"module {name}{line}: {type(error).__name__}: {error}") from error
-    if path is not None and (module.__file__ is None or Path(module.__file__).resolve() != path.resolve()):
-        raise DefinitionError(
-            f"module {name}: importing '{dotted}' gives another module, {module.__file__ or 'a folder'}",
-            hint="rename the file, or put it into a folder like pipelines/",
-        )
-    return module
 
 
 def _line_in(error: Exception, dotted: str) -> str:
