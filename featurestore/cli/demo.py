@@ -1,11 +1,7 @@
 """`featurestore demo`: the whole road on generated card payments, on this machine alone."""
 
-import signal
-import socket
 import sys
 import time
-from contextlib import suppress
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +10,9 @@ import typer
 from featurestore.cli.output import print_line, print_table
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from featurestore.cli.demo_events import TransactionStream
+    from featurestore.cli.demo_progress import WorkerProgress
+    from featurestore.cli.demo_screen import Screen
     from featurestore.cli.demo_stage import Stage
     from featurestore.client import FeatureStoreClient
 
@@ -25,7 +21,13 @@ EXAMPLES = (
     "[bold]featurestore demo --dir /tmp/demo --events 500000[/bold]"
 )
 SOURCE = "transactions"
-PARTITIONS = 4
+MODULE = "pipelines/transactions.py"
+CARDS = 2_000
+EVENTS_PER_S = 10_000
+"""How fast payments are sent: 150,000 in 15 seconds, three hours of event time."""
+
+LOOK_EVERY, LOOK_AGAIN_S, STAY_CHECK_S = 2_000, 0.05, 0.5
+SERVER_CATCHES_UP_S = 0.3
 UNREAD_MAX = 20_000
 """The embedded broker forgets what overruns it (about 5 MB a partition): so many messages may be unread at a time."""
 
@@ -51,8 +53,6 @@ def demo(
     Payments come out of order, some late, some broken. Ends by itself in about half a minute, and works again in the
     same folder: a new broker is a new topic generation.
     """
-    # A request to end is told as Ctrl-C is: the stage then stops its processes.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run(directory.resolve(), events, keep_running)
     except KeyboardInterrupt:
@@ -60,102 +60,99 @@ def demo(
 
 
 def _run(folder: Path, events: int, keep_running: bool) -> None:
+    from featurestore.cli.demo_events import Shape, TransactionStream
+    from featurestore.cli.demo_progress import choose_span, free_port, newest_event_us
     from featurestore.cli.demo_stage import Stage
     from featurestore.client import FeatureStoreClient
+    from featurestore.durations import format_instant
 
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{free_port()}"
     with Stage(folder) as stage:
-        print_line(f"Demo in {stage.folder}")
+        print_line(f"Demo in {stage.folder}: a broker, a worker and a server of its own; their logs are in logs/.")
+        start_us, span_us = choose_span(newest_event_us(stage.data_dir, SOURCE), time.time_ns() // 1_000)
+        stream = TransactionStream(
+            Shape(events=events, cards=CARDS, start=format_instant(start_us), duration_s=span_us / 1e6),
+            seed=start_us // 1_000_000,
+        )
         stage.start("broker", "broker")
         stage.wait(lambda: stage.broker_address() is not None, "the embedded broker")
-        stage.start("server", "serve", "--port", str(port), "--clock", "event")
+        stage.start("server", "serve", "--port", url.rpartition(":")[2], "--clock", "event")
         with FeatureStoreClient(url, retries=0) as client:
-            sent = _play(stage, client, events)
-        _tell_results(stage, sent)
+            progress = _play(stage, client, stream)
+        _tell_results(stage, progress)
         _tell_next(stage, url, keep_running)
         if keep_running:
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            _stay(stage)
 
 
-def _play(stage: "Stage", client: "FeatureStoreClient", events: int) -> "TransactionStream":
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from featurestore.cli.demo_events import Shape, TransactionStream
+def _play(stage: "Stage", client: "FeatureStoreClient", stream: "TransactionStream") -> "WorkerProgress":
+    from featurestore.cli.demo_progress import free_port
+    from featurestore.cli.demo_screen import Screen
     from featurestore.sources.produce import MessageSender
 
     address = stage.broker_address()
     assert address is not None
-    span = timedelta(hours=3)
-    start = datetime.now(timezone.utc).replace(microsecond=0) - span - timedelta(minutes=1)
-    stream = TransactionStream(
-        Shape(events=events, cards=2_000, start=start.isoformat(), duration_s=span.total_seconds()),
-        seed=int(start.timestamp()),
-    )
+    events = stream.shape.events
+    # Made before the worker starts: the first client's question makes the topic.
     sender = MessageSender(address.bootstrap_servers, SOURCE, {})
-    columns = (
-        TextColumn("{task.description:>9}"),
-        BarColumn(),
-        TextColumn("{task.completed:>9,.0f}"),
-        TimeElapsedColumn(),
-    )
-    console = Console(file=sys.stderr)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        tasks = {name: bar.add_task(name, total=events) for name in ("sent", "processed")}
-        watch = _Watch(stage, client, bar, tasks, address.generation, events)
+    port = free_port()
+    stage.start("worker", "run", MODULE, "--apply", FEATURESTORE_WORKER__METRICS_PORT=str(port))
+    with Screen(events) as screen:
+        watch = _Watch(stage, client, screen, port, events)
+        stage.wait(watch.look, "the worker")
+        began_at = time.monotonic()
         for number, (key, value) in enumerate(stream, start=1):
-            sender.send(value, key, partition=number % PARTITIONS)
-            if number == 1:
+            sender.send(value, key)
+            if number % LOOK_EVERY == 0:
                 sender.flush()
-                stage.start("worker", "run", "pipelines/transactions.py", "--apply")
-            if number % 2_000 == 0 or number == events:
-                sender.flush()
-                watch.look(number)
-                while number - watch.processed > UNREAD_MAX:
-                    time.sleep(0.1)
-                    watch.look(number)
+                watch.sent = number
+                while not watch.look() or number - watch.progress.read > UNREAD_MAX:
+                    time.sleep(LOOK_AGAIN_S)
+                time.sleep(max(0.0, began_at + number / EVENTS_PER_S - time.monotonic()))
         sender.flush()
-        stage.wait(lambda: watch.look(events) >= events, "the worker to read everything", 120)
-    return stream
+        watch.sent = events
+        stage.wait(lambda: watch.look() and watch.progress.processed >= events, "the worker to process everything", 120)
+        # The server catches up with the last commit.
+        time.sleep(SERVER_CATCHES_UP_S)
+        screen.show(events, watch.progress, now=True)
+        watch.show_cards()
+    return watch.progress
 
 
 class _Watch:
     """Follows the worker's progress, and reads some cards through the client while they change."""
 
     def __init__(
-        self,
-        stage: "Stage",
-        client: "FeatureStoreClient",
-        bar: "Progress",
-        tasks: "dict[str, TaskID]",
-        generation: str,
-        events: int,
+        self, stage: "Stage", client: "FeatureStoreClient", screen: "Screen", metrics_port: int, events: int
     ) -> None:
+        from featurestore.cli.demo_progress import WorkerProgress
+
         self._stage = stage
         self._client = client
-        self._bar = bar
-        self._tasks = tasks
-        self._generation = generation
+        self._screen = screen
+        self._port = metrics_port
         self._events = events
-        self._shown = 0
-        self.processed = 0
+        self._next_shown = events // 3
+        self.sent = 0
+        self.progress = WorkerProgress()
 
-    def look(self, sent: int) -> int:
-        """Take stock; returns how many messages are processed."""
-        from featurestore.errors import FeatureStoreError
+    def look(self) -> bool:
+        """Take stock; whether the worker has answered."""
+        from featurestore.cli.demo_progress import read_progress
 
         self._stage.check()
-        with suppress(FeatureStoreError):  # the worker has not made its store yet
-            self.processed = sum(self._stage.processed(SOURCE, self._generation).values())
-        self._bar.update(self._tasks["sent"], completed=sent)
-        self._bar.update(self._tasks["processed"], completed=self.processed)
-        if self.processed > self._shown + self._events // 3 or self.processed >= self._events > self._shown:
-            self._shown = self.processed
-            self._show_cards()
-        return self.processed
+        progress = read_progress(self._port)
+        if progress is None:
+            return False
+        self.progress = progress
+        self._screen.show(self.sent, progress)
+        if self._next_shown <= progress.processed < self._events:
+            self._next_shown += self._events // 3
+            self.show_cards()
+        return True
 
-    def _show_cards(self) -> None:
+    def show_cards(self) -> None:
+        """Ask the server for some cards, and print what it says."""
         from featurestore.errors import ServerUnavailableError
 
         cards = [f"card_{number:06d}" for number in range(4)]
@@ -165,15 +162,27 @@ class _Watch:
             )
         except ServerUnavailableError:
             return  # it is still starting; the next look will find it
-        print_line(f"\n{self.processed:,} of {self._events:,} processed; four cards as the server knows them now:")
+        print_line(
+            f"\n{self.progress.processed:,} of {self._events:,} processed; four cards as the server sees them now:"
+        )
         print_table(
             ["card_id", *FEATURES],
             [[_rounded(row[name]) for name in ("card_id", *FEATURES)] for row in answer.to_pylist()],
         )
+        print_line("")
         sys.stdout.flush()
 
 
-def _tell_results(stage: "Stage", stream: "TransactionStream") -> None:
+def _stay(stage: "Stage") -> None:
+    try:
+        while True:
+            stage.check()
+            time.sleep(STAY_CHECK_S)
+    except KeyboardInterrupt:
+        print_line("Stopping worker, server and broker.")
+
+
+def _tell_results(stage: "Stage", progress: "WorkerProgress") -> None:
     import polars as pl
 
     from featurestore.offline import archive_counts
@@ -181,12 +190,15 @@ def _tell_results(stage: "Stage", stream: "TransactionStream") -> None:
     # Drained, the worker has written everything.
     stage.stop("worker")
     offline = stage.data_dir / "offline"
-    counts = archive_counts(offline, SOURCE)
-    made = stream.made
-    print_line(f"\nsent in this run: {made.total:,} messages, {made.late:,} late, {sum(made.dead.values()):,} broken")
-    letters = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.dead_letters.items())) or "none"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(progress.dead_letters.items())) or "none"
     print_line(
-        f"in the archive, all runs: {counts.accepted:,} accepted, {counts.late:,} too late, dead letters: {letters}"
+        f"{progress.read:,} messages read = {progress.accepted:,} accepted ({progress.behind:,} of them late) + "
+        f"{progress.too_late:,} too late + {progress.dead:,} dead letters ({reasons})"
+    )
+    counts = archive_counts(offline, SOURCE)
+    print_line(
+        f"In the archive, all demos of this folder: {counts.accepted:,} accepted, {counts.late:,} too late, "
+        f"{sum(counts.dead_letters.values()):,} dead letters"
     )
     print_line(f"\nParquet under {offline}:")
     rows = []
@@ -199,7 +211,7 @@ def _tell_results(stage: "Stage", stream: "TransactionStream") -> None:
 def _tell_next(stage: "Stage", url: str, keep_running: bool) -> None:
     name = stage.folder.name
     if keep_running:
-        stage.start("worker", "run", "pipelines/transactions.py", "--apply")
+        stage.start("worker", "run", MODULE, "--apply")
         body = '{"features":["card_activity:count_1h"],"entities":{"card_id":["card_000001"]}}'
         print_line(
             f"\nBroker, worker and server stay until Ctrl-C. Try:\n  curl -s {url}/get-online-features -d '{body}'"
@@ -217,10 +229,3 @@ def _tell_next(stage: "Stage", url: str, keep_running: bool) -> None:
 
 def _rounded(value: object) -> object:
     return round(value, 2) if isinstance(value, float) else value
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -9,46 +9,52 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from featurestore.cli.init import TEMPLATE, write_project
-from featurestore.cli.status_report import read_states
-from featurestore.definitions.specs import SourceSpec
+from featurestore.config import ENV_PREFIX
 from featurestore.errors import FeatureStoreError, StoreError
-from featurestore.registry import RegisteredView, Registry
 from featurestore.sources.embedded import EmbeddedAddress, embedded_address
 
 STOP_WAIT_S = 15.0
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stage:
-    """Processes of the demo in its folder. Everything they print goes to `logs/NAME.log`."""
+    """Processes of the demo in its folder. Everything they print goes to `logs/NAME.log`.
+
+    While it is entered a signal to end raises KeyboardInterrupt, except where that would leave a process behind.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._views: dict[str, list[RegisteredView]] = {}
-        self._sources: dict[str, SourceSpec] = {}
+        self._deferring = False
+        self._interrupted = False
 
     def __enter__(self) -> Stage:
         if not all((self.folder / name).exists() for name in TEMPLATE):
             write_project(self.folder)
         (self.folder / "logs").mkdir(exist_ok=True)
+        for number in ENDING_SIGNALS:
+            signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._deferring = True
         # The worker first: it drains what it has read while the broker still answers.
         for name in ("worker", "server", "broker"):
             self.stop(name)
 
-    def start(self, name: str, *arguments: str) -> None:
-        """Start a command of the same command line in the folder."""
-        environment = {**os.environ, "FEATURESTORE_WORKER__METRICS_PORT": "0"}
-        for key in ("FEATURESTORE_KAFKA__BOOTSTRAP_SERVERS", "FEATURESTORE_STORE__DATA_DIR"):
-            environment.pop(key, None)
+    def start(self, name: str, *arguments: str, **variables: str) -> None:
+        """Start a command of the same command line in the folder, with further environment variables."""
+        # Settings of another project in the caller's environment must not lead the demo to a real broker.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
+        environment = {**inherited, "FEATURESTORE_WORKER__METRICS_PORT": "0", **variables}
+        self._deferring = True
         with (self.folder / "logs" / f"{name}.log").open("wb") as log:
             self._children[name] = subprocess.Popen(
                 [sys.executable, "-m", "featurestore", *arguments],
@@ -60,6 +66,9 @@ class Stage:
                 # Ctrl-C in the terminal is the demo's to handle: it stops its processes in order.
                 start_new_session=True,
             )
+        self._deferring = False
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def stop(self, name: str) -> None:
         """End a process in order, and by force when it does not listen."""
@@ -97,21 +106,7 @@ class Stage:
         except FeatureStoreError:
             return None
 
-    def processed(self, source: str, generation: str) -> dict[int, int]:
-        """Next offset by partition that every view and shard has applied, of one topic generation."""
-        if not self._views:
-            registry = Registry.open(self.data_dir / "registry" / "registry.db", create=False)
-            try:
-                self._views = {source: [view for view in registry.views() if view.spec.source == source]}
-                self._sources = {source: registry.source(source)}
-            finally:
-                registry.close()
-        least: dict[int, int] = {}
-        for states in read_states(self.data_dir, self._sources[source], self._views[source]).values():
-            for state in states:
-                for key, fence in state.fences.items():
-                    name, _, partition = key.rpartition("/")
-                    if name == generation:
-                        number = int(partition)
-                        least[number] = min(least.get(number, fence.next_offset), fence.next_offset)
-        return least
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        if not self._deferring:
+            raise KeyboardInterrupt

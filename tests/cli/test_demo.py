@@ -43,10 +43,12 @@ def test_the_demo_ends_by_itself_and_works_the_second_time_in_the_same_folder(tm
         assert run.returncode == 0, errors
         assert "20,000 of 20,000 processed" in out
         assert "card_000001" in out
-        assert "dead letters: malformed" in out
+        assert "20,000 messages read = " in out
+        assert "malformed" in out
         assert processes_in(folder) == []
         now = pl.read_parquet(folder / "data/offline/features/card_activity/v1/tumbling_1m/*.parquet").height
-        assert now > rows
+        # The second stream goes on behind the first: its windows are emitted like the first one's.
+        assert now > 1.5 * rows
         rows = now
 
 
