@@ -13,6 +13,8 @@ from featurestore.compile.bind import BoundView
 from featurestore.compile.view import CompiledView
 from featurestore.compute.slots import Column
 from featurestore.compute.tiles import TileTable, empty_tiles
+from featurestore.shard.expressions import derived
+from featurestore.shard.expressions import filtered as filtered_rows
 from featurestore.shard.protocol import KEY, Fence, ViewCounts
 
 _START = "_tile_start"
@@ -55,7 +57,7 @@ def take_in(view: BoundView, frames: Sequence[pl.DataFrame], line_us: int) -> In
     frame = pl.concat(frames) if len(frames) != 1 else frames[0]
     read = frame.height
     if view.where is not None:
-        frame = frame.filter(view.where)
+        frame = filtered_rows(frame, view.where)
     filtered = read - frame.height
     kept = frame.height
     frame = frame.filter(pl.col(KEY).is_not_null())
@@ -64,7 +66,7 @@ def take_in(view: BoundView, frames: Sequence[pl.DataFrame], line_us: int) -> In
         counts = ViewCounts(0, filtered, null_key, 0)
         return Intake([], empty_tiles(compiled.slots), np.empty(0, dtype=np.int64), counts)
     if view.derive:
-        frame = frame.with_columns(**view.derive)
+        frame = derived(frame, view.derive)
     frame = frame.select(
         KEY, EVENT_TIME, PARTITION, OFFSET, *_late_column(compiled), _start_column(compiled), *_inputs(compiled)
     )
