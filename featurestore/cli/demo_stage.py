@@ -83,7 +83,12 @@ class Stage:
             child.wait()
 
     def check(self) -> None:
-        """Raise StoreError when one of the processes has ended, with the end of its log."""
+        """Raise StoreError when one of the processes has ended, with the end of its log.
+
+        Raises KeyboardInterrupt again after a signal: raised within a library's callback, it may have been swallowed.
+        """
+        if self._interrupted:
+            raise KeyboardInterrupt
         for name, child in self._children.items():
             if child.poll() is not None:
                 log = self.folder / "logs" / f"{name}.log"
