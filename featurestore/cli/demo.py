@@ -1,5 +1,6 @@
 """`featurestore demo`: the whole road on generated card payments, on this machine alone."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -202,7 +203,8 @@ def _tell_results(stage: "Stage", progress: "WorkerProgress") -> None:
 
 
 def _tell_next(stage: "Stage", url: str, keep_running: bool) -> None:
-    name = stage.folder.name
+    # Installed, but not on the PATH, as after `python3 dev.py demo`: then by the interpreter that runs this.
+    program = "featurestore" if shutil.which("featurestore") else f"{sys.executable} -m featurestore"
     if keep_running:
         stage.start("worker", "run", MODULE, "--apply")
         body = '{"features":["card_activity:count_1h"],"entities":{"card_id":["card_000001"]}}'
@@ -211,11 +213,11 @@ def _tell_next(stage: "Stage", url: str, keep_running: bool) -> None:
         )
     snapshots = "data/offline/features/card_activity/v1/sliding/*.parquet"
     print_line(
-        f"\nWhat to try next, in {name}/:\n"
-        "  featurestore get card_activity:count_1h -e card_id=card_000001 --as-of latest\n"
-        "  featurestore status\n"
-        f"  python -c \"import polars as pl; print(pl.read_parquet('{snapshots}'))\"\n"
-        "  edit pipelines/transactions.py, then: featurestore plan pipelines/transactions.py"
+        f"\nWhat to try next, after cd {stage.folder}:\n"
+        f"  {program} get card_activity:count_1h -e card_id=card_000001\n"
+        f"  {program} status\n"
+        f"  {sys.executable} -c \"import polars as pl; print(pl.read_parquet('{snapshots}'))\"\n"
+        f"  edit {MODULE}, then: {program} plan {MODULE}"
     )
     sys.stdout.flush()
 

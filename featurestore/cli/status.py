@@ -1,7 +1,12 @@
 """`featurestore status`: how far each source and view has come."""
 
+from typing import TYPE_CHECKING
+
 from featurestore.cli.options import BootstrapServers, DataDir, Json, load_settings
 from featurestore.cli.output import print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from featurestore.cli.status_report import SourceStatus, ViewStatus
 
 EXAMPLES = "Examples: [bold]featurestore status[/bold]   [bold]featurestore status --json[/bold]"
 
@@ -13,7 +18,8 @@ def status(
 ) -> None:
     """Show lag, counts, watermark and freshness of each source and view.
 
-    Counts are those of the stores: what workers have committed and archived so far, over all their runs.
+    Counts are those of the stores: what workers have committed and archived so far, over all their runs; a running
+    worker's archive is some seconds old. Lag is what not all views have applied.
     """
     from featurestore.cli.status_report import collect_status
 
@@ -21,36 +27,47 @@ def status(
     if json:
         print_json(report)
         return
+    if not report.sources:
+        print_line("nothing is applied yet: featurestore apply MODULE")
+        return
     print_table(
-        ["source", "topic", "lag", "read", "accepted", "too late", "dead letters"],
-        [
-            [
-                source.name,
-                source.topic,
-                source.lag,
-                source.read,
-                source.accepted,
-                source.late,
-                ", ".join(f"{reason} {count:,}" for reason, count in sorted(source.dead_letters.items())) or "0",
-            ]
-            for source in report.sources
-        ],
+        ["source", "generation", "partitions", "lag", "read", "accepted", "too late", "dead letters"],
+        [_source_row(source) for source in report.sources],
     )
     for source in report.sources:
+        if source.dead_letters:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(source.dead_letters.items()))
+            print_line(f"  {source.name}: dead letters: {reasons}")
         if source.broker_error:
             print_line(f"  {source.name}: lag unknown: {source.broker_error}")
+        if not source.has_store:
+            print_line(f"  {source.name}: no worker has run yet: featurestore run MODULE")
     print_line("")
     print_table(
-        [
-            *("view", "version", "entities", "applied", "filtered", "null key", "beyond retention"),
-            *("watermark", "newest event", "complete since"),
-        ],
-        [
-            [
-                *(view.name, view.version, view.entities, view.applied, view.filtered, view.null_key),
-                *(view.beyond_retention, view.watermark, view.newest_event),
-                "the topic's beginning" if view.from_beginning else view.complete_since,
-            ]
-            for view in report.views
-        ],
+        ["view", "version", "entities", "applied", "filtered", "null key", "beyond retention"],
+        [[v.name, v.version, v.entities, v.applied, v.filtered, v.null_key, v.beyond_retention] for v in report.views],
     )
+    print_line("")
+    print_table(
+        ["view", "watermark", "newest event", "freshness", "complete since"],
+        [[v.name, v.watermark, v.newest_event, _age(v.freshness_s), _since(v)] for v in report.views],
+    )
+
+
+def _source_row(source: "SourceStatus") -> list[object]:
+    dead = sum(source.dead_letters.values())
+    counts = [source.read, source.accepted, source.late, dead]
+    return [source.name, source.generation, len(source.partitions) or None, source.lag, *counts]
+
+
+def _since(view: "ViewStatus") -> str | None:
+    return "the topic's beginning" if view.from_beginning else view.complete_since
+
+
+def _age(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if abs(seconds) >= 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.1f} s"
