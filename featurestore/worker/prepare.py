@@ -28,6 +28,7 @@ from featurestore.registry import RegisteredView
 from featurestore.shard.protocol import Commit, Fence, ViewState, fence_key
 from featurestore.sources.topics import TopicInfo, check_resume, wait_for_topic
 from featurestore.worker.plan import SourcePlan, ViewPlan
+from featurestore.worker.resume import archive_starts, resume_points
 
 log = structlog.get_logger()
 
@@ -83,10 +84,7 @@ def plan_source(
         for partition, end in read_ends(data_dir / "offline", source.name, topic.generation).items()
     }
     starts = _archive_starts(data_dir, source.name, topic, fences)
-    resume = {
-        partition: min([*candidates, ends.get(partition, starts[partition])], key=_earliest)
-        for partition, candidates in fences.items()
-    }
+    resume = resume_points(fences, ends, starts)
     for partition, fence in resume.items():
         place = f"topic '{source.topic}' partition {partition}"
         check_resume(fence.next_offset, *topic.partitions[partition], place=place)
@@ -164,25 +162,14 @@ def _recover_outbox(data_dir: Path, source: str) -> dict[int, list[int]]:
 def _archive_starts(
     data_dir: Path, source: str, topic: TopicInfo, fences: Mapping[int, Sequence[Fence]]
 ) -> dict[int, Fence]:
-    """Where the archive of each partition begins, written down once.
-
-    Without it a crash before the archive's first file would make the run go on from the shards' fences, and the
-    archive would miss what they have applied.
-    """
+    """Where the archive of each partition begins, written down once; see `archive_starts`."""
     path = layout.source_dir(data_dir, source) / "archive_starts.json"
     stored = msgspec.json.decode(path.read_bytes(), type=dict[str, Fence]) if path.exists() else {}
-    starts: dict[int, Fence] = {}
-    for partition, candidates in fences.items():
-        key = fence_key(topic.generation, partition)
-        starts[partition] = stored.setdefault(key, min(candidates, key=_earliest))
+    starts = archive_starts(stored, topic.generation, fences)
+    stored |= {fence_key(topic.generation, partition): start for partition, start in starts.items()}
     temporary = path.with_name(".archive_starts.json")
     temporary.write_text(json.dumps(msgspec.to_builtins(stored)))
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.rename(path)
     return starts
-
-
-def _earliest(fence: Fence) -> tuple[int, int]:
-    # Of two fences at one offset the one that knows an event time is right; a view begun at "latest" knows none yet.
-    return fence.next_offset, -fence.max_event_time_us

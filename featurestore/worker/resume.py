@@ -1,0 +1,40 @@
+"""Decide where each partition is read on: pure, so that a simulation and a run decide alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from featurestore.shard.protocol import Fence, fence_key
+
+
+def archive_starts(
+    stored: Mapping[str, Fence], generation: str, fences: Mapping[int, Sequence[Fence]]
+) -> dict[int, Fence]:
+    """Where the archive of each partition begins.
+
+    stored: earlier decisions, by `fence_key`; they stand. fences: of every shard and view, by partition.
+    Without this being written down before anything is read, a crash before the archive's first file would make the
+    run go on from the shards' fences, and the archive would miss what they have applied.
+    """
+    return {
+        partition: stored.get(fence_key(generation, partition)) or min(candidates, key=_earliest)
+        for partition, candidates in fences.items()
+    }
+
+
+def resume_points(
+    fences: Mapping[int, Sequence[Fence]], ends: Mapping[int, Fence], starts: Mapping[int, Fence]
+) -> dict[int, Fence]:
+    """By partition, the pair to read on from: the least over the fences of every shard and view, and the archive.
+
+    ends: how far the archive's files reach, for partitions that have one; starts: where it begins for the others.
+    """
+    return {
+        partition: min([*candidates, ends.get(partition, starts[partition])], key=_earliest)
+        for partition, candidates in fences.items()
+    }
+
+
+def _earliest(fence: Fence) -> tuple[int, int]:
+    # Of two fences at one offset the one that knows an event time is right; a view begun at "latest" knows none yet.
+    return fence.next_offset, -fence.max_event_time_us
