@@ -2,13 +2,15 @@
 
 import signal
 import sys
-import threading
+import time
 from types import FrameType
 
 from featurestore.cli.options import DataDir, Json, load_settings
 from featurestore.cli.output import print_json, print_line
 
 EXAMPLES = "Example: [bold]featurestore broker[/bold], and in another terminal the other commands"
+
+STOP_CHECK_S = 0.1
 
 
 def broker(data_dir: DataDir = None, json: Json = False) -> None:
@@ -19,10 +21,11 @@ def broker(data_dir: DataDir = None, json: Json = False) -> None:
     from featurestore.sources.embedded import EmbeddedBroker
 
     settings = load_settings(data_dir)
-    stopped = threading.Event()
+    # A plain flag: setting an Event in a signal handler can deadlock with the wait that it interrupts.
+    stopped: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        stopped.set()
+        stopped.append(signum)
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
@@ -33,4 +36,5 @@ def broker(data_dir: DataDir = None, json: Json = False) -> None:
         else:
             print_line(f"Embedded broker at {running.address.bootstrap_servers}; Ctrl-C stops it.")
         sys.stdout.flush()
-        stopped.wait()
+        while not stopped:
+            time.sleep(STOP_CHECK_S)

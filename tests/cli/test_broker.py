@@ -80,6 +80,14 @@ def test_the_broker_tells_its_address_and_leaves_nothing_behind(running: subproc
     assert not (tmp_path / "data" / "broker.json").exists()
 
 
+def test_two_signals_at_once_end_it_too(running: subprocess.Popen[str]) -> None:
+    read_document(running)
+    running.send_signal(signal.SIGTERM)
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=30)
+    assert running.returncode == 0
+
+
 def test_produce_without_a_broker_says_how_to_start_one(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text("{}\n")
     produced = command(tmp_path, "produce", "payments", "events.jsonl")
