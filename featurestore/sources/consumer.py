@@ -7,6 +7,7 @@ written for tools that show lag, and never read.
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ _NO_TOPIC = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
 }
+
+LEAVE_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,13 @@ class SourceReader:
             _log_commit(error.args[0], places)
 
     def close(self) -> None:
-        """Leave the broker and close the journals."""
-        self._consumer.close()
+        """Leave the broker and close the journals. Waits for a broker that does not answer for some seconds only."""
+        # librdkafka waits for the answer to the last group commit, without end while there is no broker.
+        leaving = threading.Thread(target=self._consumer.close, name="leave-broker", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_TIMEOUT_S)
+        if leaving.is_alive():
+            log.warning("broker_left_without_answer", source=self._spec.name)
         for journal in self._journals.values():
             journal.close()
 

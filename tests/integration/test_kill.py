@@ -180,6 +180,17 @@ def test_a_broker_that_goes_away_and_comes_back_costs_nothing_but_time(tmp_path:
         project.run_until_end()
         other = undisturbed(topic, tmp_path / "undisturbed")
         assert_same_stores(read_stores(project), read_stores(other))
+        # A drain does not wait for a broker that is gone.
+        gone = tmp_path / "gone.log"
+        worker = project.start("--log-level", "debug", "run", "pipelines/transactions.py", log=gone)
+        wait_for(lambda: bool(log_events(gone, "worker_started")), 60, gone)
+        send(topic, stream[:100])
+        # With the line of progress the group's offsets are written; after the kill nobody answers the next write.
+        wait_for(lambda: any(entry["events"] == 100 for entry in log_events(gone, "progress")), 60, gone)
+        broker.kill()
+        time.sleep(6.0)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(15) == 0, gone.read_text()[-3000:]
     finally:
         if worker.poll() is None:
             worker.kill()
