@@ -102,6 +102,14 @@ class EmittedDataset:
     def ends_per_pane(self) -> int:
         return self.size_us // self.every_us
 
+    @cached_property
+    def reach_us(self) -> int:
+        """How long after its start a tile counts in some row: the longest window, 0 for ever."""
+        windows = [group.window for group in self.groups]
+        if any(window.kind == "lifetime" for window in windows):
+            return 0
+        return max(window.size_us + (window.tile_us or window.every_us) for window in windows)
+
     def last_end_of(self, pane_us: np.ndarray) -> np.ndarray:
         """End of the last window that holds each pane."""
         return pane_us + self.size_us
@@ -151,8 +159,8 @@ class CompiledView:
         """Columns that the slots read, after `derive`."""
         return tuple(dict.fromkeys(slot.column for slot in self.slots if slot.column))
 
-    def tile_start(self, start_us: np.ndarray, line_us: int) -> np.ndarray:
-        """Coarsen tile starts by age: the start each has when corrections reach back to `line_us`."""
+    def tile_start(self, start_us: np.ndarray, line_us: np.ndarray) -> np.ndarray:
+        """Coarsen tile starts by age: the start each has when corrections and reads reach back to its `line_us`."""
         out = start_us
         for level in self.levels[1:]:
             coarse = start_us // level.granularity_us * level.granularity_us

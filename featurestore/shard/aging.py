@@ -20,7 +20,8 @@ def age_tiles(compiled: CompiledView, tiles: TileTable, newest_us: np.ndarray, w
     if watermark_us == NO_TIME or not len(tiles):
         return tiles
     line_us = watermark_us - compiled.allowed_lateness_us
-    start = compiled.tile_start(tiles.start, line_us)
+    # A row may be silent for long while the watermark runs: a read after its newest event still needs its fine tiles.
+    start = compiled.tile_start(tiles.start, np.minimum(newest_us, line_us)[tiles.entity])
     late = np.where(tiles.late <= line_us, NO_TIME, tiles.late)
     keep_from = np.minimum(newest_us, watermark_us)[tiles.entity] - compiled.retention_us
     gone = (tiles.start != BASE_START) & (start + compiled.levels[-1].granularity_us <= keep_from)

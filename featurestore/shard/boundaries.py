@@ -92,6 +92,7 @@ def _emit_touched(
             dataset,
             rows.new.tiles,
             old_index,
+            index,
             emitted_us=span.emitted_us,
             boundary_us=span.boundary_us,
             line_us=line_us,

@@ -33,11 +33,19 @@ class Touched:
 
 
 def touched_windows(
-    dataset: EmittedDataset, new: TileTable, old: TileIndex, *, emitted_us: int, boundary_us: int, line_us: int
+    dataset: EmittedDataset,
+    new: TileTable,
+    old: TileIndex,
+    merged: TileIndex,
+    *,
+    emitted_us: int,
+    boundary_us: int,
+    line_us: int,
 ) -> Touched:
     """Decide for every window that holds a new tile.
 
-    emitted_us: boundary that was reached before this commit; boundary_us: the one reached now (never less).
+    old, merged: the entities' tiles without and with the new ones. emitted_us: boundary that was reached before this
+    commit; boundary_us: the one reached now (never less).
     """
     pane = dataset.pane_of(new.start)
     distinct = np.append(True, (new.entity[1:] != new.entity[:-1]) | (pane[1:] != pane[:-1])) if len(pane) else pane > 0
@@ -52,11 +60,34 @@ def touched_windows(
     owners = np.broadcast_to(entity[:, None], ends.shape)
     due = (ends > emitted_us) & (ends <= boundary_us)
     corrected = (ends <= emitted_us) & (ends > line_us)
-    return Touched(
-        distinct_pairs(owners[due], ends[due]),
-        distinct_pairs(owners[corrected], ends[corrected]),
-        (entity[waiting], pane[waiting]),
-    )
+    again = owners[corrected], ends[corrected]
+    if dataset.is_snapshot:
+        missed = missed_snapshots(dataset, new, merged, emitted_us=emitted_us, line_us=line_us)
+        again = np.concatenate((again[0], missed[0])), np.concatenate((again[1], missed[1]))
+    return Touched(distinct_pairs(owners[due], ends[due]), distinct_pairs(*again), (entity[waiting], pane[waiting]))
+
+
+def missed_snapshots(
+    dataset: EmittedDataset, new: TileTable, merged: TileIndex, *, emitted_us: int, line_us: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Snapshots after a new tile's own interval that were emitted without it although it was on time for them.
+
+    Possible only when its partition did not hold the watermark back: it was idle or empty. Sorted (entity row, end)
+    pairs; it may name more snapshots of such an entity than have changed.
+    """
+    every, reach_us = dataset.every_us, dataset.reach_us
+    from_us = np.maximum(dataset.pane_of(new.start) + every, new.late)
+    to_us = np.minimum(emitted_us, new.start + reach_us) if reach_us else np.full(len(new), emitted_us)
+    tile = np.flatnonzero(np.maximum(from_us, line_us) < to_us)
+    if not len(tile):
+        return tile, tile
+    entity = new.entity[tile]
+    first = np.flatnonzero(np.append(True, entity[1:] != entity[:-1]))
+    least = np.maximum(np.minimum.reduceat(from_us[tile], first), line_us) // every * every
+    most = np.maximum.reduceat(to_us[tile], first) // every * every
+    found, owner = merged.ranges(entity[first], least, most).expand()
+    ends = merged.tiles.start[found] // every * every + every
+    return distinct_pairs(entity[first][owner], ends)
 
 
 def distinct_pairs(entity: np.ndarray, time_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

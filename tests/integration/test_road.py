@@ -177,13 +177,15 @@ def serve_and_read(project: Project, stores: Stores) -> None:
 def test_one_and_two_processes_and_live_or_at_once_give_the_same_stores(any_topic: TopicAt, tmp_path: Path):
     messages = list(TransactionStream(SHAPE, seed=5))
     live = Project.create(tmp_path, any_topic.bootstrap_servers, any_topic.topic)
-    send(any_topic, messages[:1])
+    # A partition that is empty does not hold the watermark back, and how far the others run ahead of it is chance.
+    begun = any_topic.partitions
+    send(any_topic, messages[:begun])
     log = tmp_path / "run.log"
     worker = live.start("run", "pipelines/transactions.py", "--apply", "--processes", "2", log=log)
     try:
         wait_for(lambda: len(log_events(log, "worker_started")) == 2, 60, log)
         sender = MessageSender(any_topic.address, any_topic.topic, {})
-        for number, (key, value) in enumerate(messages[1:], start=1):
+        for number, (key, value) in enumerate(messages[begun:], start=begun):
             sender.send(value, key, partition=number % any_topic.partitions)
             if number % 500 == 0:
                 sender.flush()

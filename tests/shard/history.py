@@ -113,7 +113,10 @@ def case(
 
 @dataclass
 class History:
-    """A bounded run over a stream, in lives that end in crashes. shards: how many; seed: of cuts and commits."""
+    """A bounded run over a stream, in lives that end in crashes. shards: how many; seed: of cuts and commits.
+
+    silences: how often a partition that has more is said to be idle, or empty where nothing was read of it.
+    """
 
     cases: list[Case]
     stream: Stream
@@ -122,6 +125,7 @@ class History:
     seed: int
     most: int = 10
     crash: CrashSchedule | None = None
+    silences: float = 0.0
     lives: int = 0
     stores: list[MemoryShardStore] = field(default_factory=list)
 
@@ -184,6 +188,8 @@ class History:
         newest = self._newest(partition, end, index)
         finished = end >= len(self.stream[partition])
         state = ("empty" if newest == NO_TIME else "ended") if finished else "active"
+        if not finished and self._random.random() < self.silences:
+            state = "empty" if newest == NO_TIME else "idle"
         progress = PartitionProgress(partition, start, end, newest, state)
         accepted = _frame([(m, v) for m, v in zip(messages, verdicts, strict=True) if v.kind == "accepted"])
         none = pl.Series([0] * len(messages), dtype=pl.Int64).to_numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,9 @@ HOUR = 3_600_000_000
 
 # Late by up to several snapshot intervals: such an event is left out of the snapshots that it came too late for.
 VERY_LATE = SourceParams("ts", ooo_us=5_000_000, lateness_us=HOUR // 6, max_future_us=HOUR // 60)
+
+# So late that no event comes beyond retention, however long its partition was silent.
+EVER_LATE = SourceParams("ts", ooo_us=5_000_000, lateness_us=48 * HOUR, max_future_us=HOUR // 60)
 
 
 def cases(params: SourceParams) -> list[Case]:
@@ -75,3 +80,11 @@ def test_a_crash_between_any_two_writes_changes_nothing(block):
         history.run(close_windows=seed % 2 == 0).check(close_windows=seed % 2 == 0)
         lives += history.lives
     assert lives > 30, "histories with crashes"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_comes_after_a_silence_corrects_every_window_that_it_missed(seed):
+    params = EVER_LATE if seed % 2 else replace(EVER_LATE, ooo_us=HOUR // 12)
+    stream = random_stream(seed, 150, params=VERY_LATE, keys=5, step_us=HOUR // 60)
+    history = History(cases(params), stream, params, 1 + seed % 2, seed, most=20, silences=0.5)
+    history.run(close_windows=True).check(close_windows=True)
