@@ -22,9 +22,8 @@ class Run:
 class RunsResult:
     """rows: as `snapshots` gives them. watermark: the view's, kept from run to run; it never goes back.
 
-    undetermined: (dataset, key, window end) of rows that may be there or not, or of snapshots that may have
-    been taken at any time of a run: new ones below the end that an earlier run closed its windows up to, of
-    which a shard knows only its own part. Leave them out of a comparison.
+    undetermined: (dataset, key, window end) of rows that may be there or not: new ones below the end that an
+    earlier run closed its windows up to, of which a shard knows only its own part. Leave them out of a comparison.
     """
 
     rows: dict[str, Dataset] = field(default_factory=dict)
@@ -35,19 +34,16 @@ class RunsResult:
 def snapshots_of_runs(view: View, messages: Sequence[Message], params: SourceParams, runs: Sequence[Run]) -> RunsResult:
     """The final rows after all runs.
 
-    A row that was emitted changes only by an event of its own window (sliding: of its own interval), and not
-    when it ends at or before the watermark that the run started with, less the allowed lateness. Only events
-    of a partition that was empty before can be so old; without them, and without windows closed on the way,
-    the result is that of one run to the last ends.
+    A row that was emitted does not change any more when it ends at or before the watermark that the run started
+    with, less the allowed lateness. Only events of a partition that was empty before can be so old; without
+    them, and without windows closed on the way, the result is that of one run to the last ends.
     """
     verdicts = judge(messages, params)  # of the log alone, whatever the runs
     result = RunsResult()
     closed: dict[str, int] = {}
-    before: Mapping[int, int] = {}
     for run in runs:
-        log = _part(messages, verdicts, {}, run.ends)
+        log = _part(messages, verdicts, run.ends)
         now = snapshots(view, *log, params, close_windows=True)
-        touched = snapshots(view, *_part(messages, verdicts, before, run.ends), params, close_windows=True)
         started_with = result.watermark
         reached = view_watermark(*log, params)
         if reached is not None:
@@ -58,30 +54,26 @@ def snapshots_of_runs(view: View, messages: Sequence[Message], params: SourcePar
                 was_passed = started_with is not None and end <= started_with
                 if was_passed or (key, end) in kept:
                     beyond = started_with is not None and end <= started_with - params.lateness_us
-                    if (key, end) in touched[name] and not beyond:
+                    if not beyond:
                         kept[key, end] = row
                 elif run.close_windows or (result.watermark is not None and end <= result.watermark):
                     kept[key, end] = row
-                    # A snapshot was perhaps taken earlier in the run, with what was known then.
-                    if name == "sliding" and end <= closed.get(name, end - 1):
-                        result.undetermined.add((name, key, end))
                 elif end <= closed.get(name, end - 1):
                     result.undetermined.add((name, key, end))
         if run.close_windows:
             for name, rows in now.items():
                 ends = [end for _, end in rows]
                 closed[name] = max([*ends, *([closed[name]] if name in closed else [])], default=0)
-        before = run.ends
     return result
 
 
 def _part(
-    messages: Sequence[Message], verdicts: Sequence[Verdict], start: Mapping[int, int], end: Mapping[int, int]
+    messages: Sequence[Message], verdicts: Sequence[Verdict], end: Mapping[int, int]
 ) -> tuple[list[Message], list[Verdict]]:
-    """Messages of [start, end) in each partition, with their verdicts."""
+    """Messages below `end` in each partition, with their verdicts."""
     chosen = [
         (message, verdict)
         for message, verdict in zip(messages, verdicts, strict=True)
-        if start.get(message.partition, 0) <= message.offset < end.get(message.partition, 0)
+        if message.offset < end.get(message.partition, 0)
     ]
     return [message for message, _ in chosen], [verdict for _, verdict in chosen]

@@ -97,7 +97,7 @@ def case(
         )
         told.append(Feature(name, function, column, naive, floats=dtype == "Float64"))
     source = source_spec(out_of_orderness_us=params.ooo_us, lateness_us=params.lateness_us)
-    entity = EntitySpec(name="entity", join_keys=tuple(JoinKeySpec(name=key, dtype="String") for key in keys))
+    entity = EntitySpec(name="entity", join_keys=tuple(JoinKeySpec(name=key, dtype=str(_SCHEMA[key])) for key in keys))
     view = ViewSpec(name=f"view_{number}", source="events", entities=(entity,), features=tuple(specs), ttl_us=ttl_us)
     where = pl.col("status") == "approved" if filtered else None
     bound = BoundView(compile_view(view, source, view_id=number, version=1), where, {"doubled": pl.col("amount") * 2.0})
