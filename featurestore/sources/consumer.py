@@ -23,7 +23,7 @@ from featurestore.sources.client import client_settings, kafka_error, make_clien
 from featurestore.sources.decode import Decoder
 from featurestore.sources.judge import Judge
 from featurestore.sources.messages import collect
-from featurestore.sources.topics import describe_topic
+from featurestore.sources.topics import describe_topic, made_again
 from featurestore.sources.verdicts import VerdictJournal
 
 log = structlog.get_logger()
@@ -288,10 +288,7 @@ class SourceReader:
             log.debug("topic_unknown", source=self._spec.name, error=error.message)
         else:
             if found.generation != self._generation:
-                raise SourceError(
-                    f"topic '{self._spec.topic}' was deleted and made again while it was read",
-                    hint="start again: the new topic is read from its beginning",
-                )
+                raise made_again(self._spec.topic)
             self._doubt_since = None
 
     def _note_ends(self, ends: Mapping[int, int]) -> None:

@@ -43,6 +43,14 @@ class ReadFrom:
     lost: int = 0
 
 
+def made_again(topic: str) -> SourceError:
+    """The error of a reader whose topic was deleted and made again under it."""
+    return SourceError(
+        f"topic '{topic}' was deleted and made again while it was read",
+        hint="start again: the new topic is read from its beginning",
+    )
+
+
 def describe_topic(
     bootstrap_servers: str,
     topic: str,
@@ -90,6 +98,17 @@ def _topic_id(settings: dict[str, object], topic: str) -> str:
     return str(futures[topic].result().topic_id).translate(str.maketrans("+/", "-_")).rstrip("=")
 
 
+def look_at_topic(bootstrap_servers: str, topic: str, settings: Mapping[str, str], data_dir: Path) -> TopicInfo:
+    """`describe_topic` of a broker that may be the embedded one, whose generation is in its address file.
+
+    bootstrap_servers: "embedded", or an address, that of the embedded broker too. Raises what `describe_topic` raises.
+    """
+    if bootstrap_servers != EMBEDDED:
+        return describe_topic(bootstrap_servers, topic, settings, _embedded_at(bootstrap_servers, data_dir))
+    address = embedded_address(data_dir)
+    return describe_topic(address.bootstrap_servers, topic, settings, address)
+
+
 def wait_for_topic(
     bootstrap_servers: str,
     topic: str,
@@ -105,12 +124,7 @@ def wait_for_topic(
     """
 
     def attempt() -> TopicInfo:
-        if bootstrap_servers != EMBEDDED:
-            # The address of the embedded broker may have been looked up already: the generation is in its
-            # file.
-            return describe_topic(bootstrap_servers, topic, settings, _embedded_at(bootstrap_servers, data_dir))
-        address = embedded_address(data_dir)
-        return describe_topic(address.bootstrap_servers, topic, settings, address)
+        return look_at_topic(bootstrap_servers, topic, settings, data_dir)
 
     def log_try(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

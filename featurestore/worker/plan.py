@@ -37,8 +37,8 @@ class SourcePlan(msgspec.Struct, frozen=True):
 
 
 class RunPlan(msgspec.Struct, frozen=True):
-    """One run. run_id: unique for each start of the cluster. log_level: of the children's logs. drain_marker: the file
-    whose presence drains every process.
+    """One run. run_id: unique for each start of the cluster. log_level: of the children's logs. drain_marker,
+    replan_marker: files whose presence ends every process: for good, or to be started again with a new plan.
     """
 
     modules: tuple[str, ...]
@@ -47,12 +47,21 @@ class RunPlan(msgspec.Struct, frozen=True):
     bootstrap_servers: str
     close_windows: bool
     drain_marker: str
+    replan_marker: str
     log_level: str
     sources: tuple[SourcePlan, ...]
 
     def drain_requested(self) -> bool:
         """Whether a signal to any process asked all of them to finish."""
         return Path(self.drain_marker).exists()
+
+    def request_replan(self) -> None:
+        """Ask all processes to finish what they have read and to be started again: the topics have changed."""
+        Path(self.replan_marker).touch()
+
+    def replan_requested(self) -> bool:
+        """Whether a process asked for a new plan."""
+        return Path(self.replan_marker).exists()
 
 
 def write_plan(plan: RunPlan, path: Path) -> None:

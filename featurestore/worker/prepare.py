@@ -132,7 +132,10 @@ def _read_shards(
             for view in views:
                 state = store.read_state(view) or ViewState()
                 known = {p: state.fence(topic.generation, p) for p in topic.partitions}
-                new = {p: initial[view.name][p] for p, fence in known.items() if fence is None}
+                # A partition that was added to a topic under way is new as a whole, whatever the view starts with.
+                begun = any(fence is not None for fence in known.values())
+                first = {p: Fence(low) if begun else initial[view.name][p] for p, (low, _) in topic.partitions.items()}
+                new = {p: first[p] for p, fence in known.items() if fence is None}
                 if new:
                     keyed = {fence_key(topic.generation, partition): fence for partition, fence in new.items()}
                     state = msgspec.structs.replace(state, fences={**state.fences, **keyed})

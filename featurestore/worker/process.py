@@ -40,7 +40,7 @@ def run_process(
     process: int = 0,
     addresses: Sequence[str] = (),
 ) -> None:
-    """Run one process of the cluster; returns when all its work is durable.
+    """Run one process of the cluster; returns when all its work is durable: at the end, drained, or to be planned anew.
 
     addresses: host:port of every process's bytewax listener, empty when there is only one. Raises what stopped it.
     """
@@ -99,8 +99,7 @@ def _task_builder(
             views,
             settings,
             metrics,
-            plan.bootstrap_servers,
-            plan.drain_requested,
+            plan,
             process=index,
             processes=count,
         )

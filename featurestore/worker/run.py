@@ -64,6 +64,9 @@ def run(settings: Settings, options: RunOptions) -> None:
             if settings.worker.metrics_port:
                 serve_metrics(settings.worker.metrics_port, settings.worker.metrics_host)
             run_process(plan, settings, definitions, resolved.views, metrics)
+            while plan.replan_requested() and not plan.drain_requested():
+                plan = planner()
+                run_process(plan, settings, definitions, resolved.views, metrics)
         else:
             supervise(
                 planner,
@@ -115,13 +118,15 @@ class _Planner:
     def __call__(self) -> RunPlan:
         settings, options, stop = self._settings, self._options, self._marker.exists
         bootstrap = resolve_bootstrap(settings.kafka.bootstrap_servers, Path(settings.store.data_dir), stop=stop)
+        run_id = uuid.uuid4().hex[:8]
         return RunPlan(
             modules=options.modules,
             base_dir=str(options.base_dir),
-            run_id=uuid.uuid4().hex[:8],
+            run_id=run_id,
             bootstrap_servers=bootstrap,
             close_windows=options.close_windows,
             drain_marker=str(self._marker),
+            replan_marker=str(self._marker.with_name(f"replan-{run_id}")),
             log_level=options.log_level,
             sources=tuple(self._plan(source) for source in self._sources),
         )

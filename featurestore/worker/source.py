@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -16,7 +16,9 @@ from featurestore.offline import ArchiveEnd, SourceArchive
 from featurestore.online import layout
 from featurestore.shard.protocol import Fence, ShardBatch
 from featurestore.sources.consumer import ResumePoint, SourceReader
-from featurestore.worker.plan import SourcePlan
+from featurestore.sources.topics import TopicInfo, look_at_topic, made_again
+from featurestore.sources.watch import TopicWatch
+from featurestore.worker.plan import RunPlan, SourcePlan
 from featurestore.worker.routing import Router
 
 log = structlog.get_logger()
@@ -36,15 +38,14 @@ class SourceTask:
         views: Sequence[BoundView],
         settings: Settings,
         metrics: Metrics,
-        bootstrap_servers: str,
-        draining: Callable[[], bool],
+        run: RunPlan,
         *,
         process: int,
         processes: int,
     ) -> None:
         self._plan = plan
         self._metrics = metrics
-        self._draining = draining
+        self._run = run
         self._router = Router(views, plan.shards)
         data_dir = Path(settings.store.data_dir)
         name = plan.source.name
@@ -57,7 +58,7 @@ class SourceTask:
         self._archive = SourceArchive(data_dir / "offline", name, plan.generation, starts=starts)
         self._reader = SourceReader(
             plan.source,
-            bootstrap_servers,
+            run.bootstrap_servers,
             f"{settings.kafka.group_id}.{name}",
             resume,
             plan.generation,
@@ -65,6 +66,12 @@ class SourceTask:
             layout.source_dir(data_dir, name) / "verdicts",
             settings.kafka.settings,
         )
+        self._watch: TopicWatch | None = None
+        if stop_at is None and process == 0:
+            self._watch = TopicWatch(
+                lambda: look_at_topic(run.bootstrap_servers, plan.source.topic, settings.kafka.settings, data_dir),
+                settings.kafka.settings,
+            )
         self._announced = False
         self._mine = mine
         self._offsets = {p: point.next_offset for p, point in resume.items()}
@@ -78,7 +85,10 @@ class SourceTask:
             # Every shard must exist, even where nothing new comes: it may have windows to emit.
             self._announced = True
             return self._router.announce([self._resumed(partition) for partition in self._mine])
-        if self._draining() or self._reader.finished:
+        if self._run.drain_requested() or self._run.replan_requested() or self._reader.finished:
+            return None
+        if self._watch is not None and self._has_grown(self._watch.seen):
+            self._run.request_replan()
             return None
         poll = self._reader.poll(POLL_TIMEOUT_S)
         now = time.monotonic()
@@ -101,7 +111,19 @@ class SourceTask:
         """Make the archive durable and leave the broker."""
         self._archive.flush()
         self._report(time.monotonic(), last=True)
+        if self._watch is not None:
+            self._watch.close()
         self._reader.close()
+
+    def _has_grown(self, topic: TopicInfo | None) -> bool:
+        if topic is None:
+            return False
+        if topic.generation != self._plan.generation:
+            raise made_again(self._plan.source.topic)
+        added = sorted(topic.partitions.keys() - self._plan.resume.keys())
+        if added:
+            log.info("partitions_added", source=self._plan.source.name, partitions=added)
+        return bool(added)
 
     def _resumed(self, partition: int) -> PartitionProgress:
         fence: Fence = self._plan.resume[partition]

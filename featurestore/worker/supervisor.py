@@ -51,7 +51,9 @@ def supervise(
         began = time.monotonic()
         codes = _run_cluster(plan, settings, processes, lock_descriptors)
         if all(code == 0 for code in codes):
-            return
+            if not plan.replan_requested() or draining():
+                return
+            continue
         if draining():
             raise StoreError(f"worker processes ended with {codes} while draining", hint="see the log lines above")
         failures = 1 if time.monotonic() - began > HEALTHY_AFTER_S else failures + 1

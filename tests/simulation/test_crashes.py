@@ -42,8 +42,8 @@ def test_a_crash_between_any_two_writes_changes_nothing(block, tmp_path):
     died: Counter[str] = Counter()
     for seed in range(block * BLOCK, (block + 1) * BLOCK):
         died.update(disturbed(seed, tmp_path / str(seed)).crashes)
-    assert died.total() > BLOCK, "histories with crashes"
-    assert len(died) > 8, f"crashes at many kinds of writes: {died}"
+    assert died.total() > BLOCK // 2, "histories with crashes"
+    assert len(died) > BLOCK // 3, f"crashes at many kinds of writes: {died}"
 
 
 def test_a_crash_between_any_two_writes_changes_nothing_in_rocksdb(tmp_path):
