@@ -114,6 +114,16 @@ class KafkaSettings(_Section):
     settings: Annotated[dict[str, str], BeforeValidator(_kafka_settings), Field(repr=False)] = {}
 
 
+class SchemaRegistrySettings(_Section):
+    """[schema_registry]: where the schemas that values of format "avro-confluent" were written with are looked up.
+
+    No url: every value is read by the source's schema file.
+    """
+
+    # User and password may be in it: not shown when a Settings object is printed.
+    url: Annotated[str | None, Field(repr=False)] = None
+
+
 class WorkerSettings(_Section):
     """[worker]: metrics_port: of process 0, process i serves at +i, 0 switches it off."""
 
@@ -152,6 +162,7 @@ class Settings(BaseSettings):
 
     store: StoreSettings = StoreSettings()
     kafka: KafkaSettings = KafkaSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     worker: WorkerSettings = WorkerSettings()
     serving: ServingSettings = ServingSettings()
 

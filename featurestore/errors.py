@@ -9,6 +9,7 @@ FeatureStoreError
 ├── SourceError                the operator: Kafka
 │   ├── BrokerUnavailableError     trying again helps
 │   ├── TopicNotFoundError         trying again helps once the topic exists
+│   ├── SchemaRegistryUnavailableError  trying again helps
 │   └── OffsetGapError             offsets that are still needed are gone
 ├── StoreError                 the operator: the stores on disk
 │   ├── StoreLockedError           another run holds the source
@@ -81,6 +82,12 @@ class BrokerUnavailableError(SourceError):
 
 class TopicNotFoundError(SourceError):
     """The topic does not exist (yet)."""
+
+    retryable = True
+
+
+class SchemaRegistryUnavailableError(SourceError):
+    """The schema registry does not answer, or not as it should."""
 
     retryable = True
 

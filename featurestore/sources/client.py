@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from featurestore.errors import BrokerUnavailableError, ConfigError, FeatureStoreError, SourceError
 
 log = structlog.get_logger()
+
+QUEUED_KBYTES = 32 * 1024
+_OURS = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "error"}
+
 Client = TypeVar("Client")
 
 _UNREACHABLE = {
@@ -36,6 +40,37 @@ def client_settings(bootstrap_servers: str, settings: Mapping[str, str]) -> dict
         "log_level": 0,
         **settings,
     }
+
+
+def consumer_settings(bootstrap_servers: str, group_id: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of a source's consumer: it keeps its own offsets and reads a filled topic fast.
+
+    settings: the user's. Raises ConfigError for one that is not the user's to choose.
+    """
+    for name in ("group.id", *_OURS):
+        if name in settings:
+            raise ConfigError(
+                f"[kafka.settings] '{name}' can't be set: featurestore keeps its own offsets",
+                hint="remove it" if name in _OURS else "set [kafka] group_id",
+            )
+    return {
+        "isolation.level": "read_committed",
+        # librdkafka's default of 1000 ms reads a filled topic seven times slower at the same CPU.
+        "fetch.queue.backoff.ms": 10,
+        "fetch.wait.max.ms": 50,
+        "queued.max.messages.kbytes": QUEUED_KBYTES,
+        "on_commit": log_commit,
+        **client_settings(bootstrap_servers, settings),
+        "group.id": group_id,
+        **_OURS,
+    }
+
+
+def log_commit(error: KafkaError | None, places: Sequence[TopicPartition]) -> None:
+    """What became of a group commit; nothing depends on it."""
+    errors = [place.error for place in places if place.error is not None]
+    if error is not None or errors:
+        log.debug("group_commit_failed", error=str(error or errors[0]))
 
 
 def make_client(factory: Callable[[dict[str, Any]], Client], settings: dict[str, Any]) -> Client:

@@ -18,24 +18,28 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from featurestore.batches import NO_TIME, PartitionBatch, PartitionProgress, PartitionState, SourcePoll
 from featurestore.definitions.specs import SourceSpec
-from featurestore.errors import ConfigError, OffsetGapError, SourceError, TopicNotFoundError
-from featurestore.sources.client import client_settings, kafka_error, make_client
+from featurestore.errors import (
+    OffsetGapError,
+    SchemaRegistryUnavailableError,
+    SourceError,
+    TopicNotFoundError,
+)
+from featurestore.sources.client import consumer_settings, kafka_error, log_commit, make_client
 from featurestore.sources.decode import Decoder
 from featurestore.sources.judge import Judge
 from featurestore.sources.messages import collect
+from featurestore.sources.schema_registry import SchemaRegistry
 from featurestore.sources.topics import describe_topic, made_again
 from featurestore.sources.verdicts import VerdictJournal
 
 log = structlog.get_logger()
 
 MAX_MESSAGES = 20_000
-QUEUED_KBYTES = 32 * 1024
 ASK_TIMEOUT_S = 0.5
 ASK_AGAIN_S = 1.0
 REPEAT_WARNING_S = 5.0
 GONE_AFTER_S = 10.0
 
-_OURS = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "error"}
 _GONE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
 _DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 _NO_TOPIC = {
@@ -76,8 +80,8 @@ class SourceReader:
 
     partitions: where each is read on. generation: of the topic. stop_at: recorded ends of a bounded run,
     else None. verdict_dir: where verdicts in which a clock spoke are remembered. settings: librdkafka's, of
-    the user. base_dir: of relative schema paths. max_messages: the most that one poll gives. clock,
-    monotonic: ns since the epoch, seconds.
+    the user. registry: of the schemas that Avro values were written with. base_dir: of relative schema
+    paths. max_messages: the most that one poll gives. clock, monotonic: ns since the epoch, seconds.
 
     Called by one thread. After an error that `poll` raised only `close` may be called: messages of that
     poll are lost to this reader, and another one must resume from what was stored.
@@ -94,6 +98,7 @@ class SourceReader:
         verdict_dir: Path,
         settings: Mapping[str, str],
         *,
+        registry: SchemaRegistry | None = None,
         base_dir: Path = Path(),
         max_messages: int = MAX_MESSAGES,
         clock: Callable[[], int] = time.time_ns,
@@ -108,12 +113,15 @@ class SourceReader:
         self._settings = settings
         self._silent_until = self._ask_from = monotonic()
         self._doubt_since: float | None = None
-        self._decoder = Decoder(spec, base_dir)
+        # Messages that wait for a schema, and ends of partitions behind them.
+        self._held: tuple[Sequence[Message], dict[int, int]] | None = None
+        self._ask_registry_from = monotonic()
+        self._decoder = Decoder(spec, base_dir, registry)
         self._partitions = {
             number: _Partition(number, point.next_offset, None if stop_at is None else stop_at[number], monotonic())
             for number, point in partitions.items()
         }
-        own = _consumer_settings(bootstrap_servers, group_id, settings)
+        own = consumer_settings(bootstrap_servers, group_id, settings)
         self._consumer = make_client(Consumer, {**own, "error_cb": self._on_error})
         self._journals = {
             number: VerdictJournal(verdict_dir, generation, number, point.next_offset)
@@ -134,8 +142,8 @@ class SourceReader:
 
         librdkafka waits the whole time when fewer than `max_messages` are there: freshness wants it short.
         Raises OffsetGapError when an offset that is needed can't be read any more, SourceError when the
-        topic is gone or may not be read, StoreFullError when verdicts can't be written. A broker that does
-        not answer is logged and waited for.
+        topic is gone or may not be read, StoreFullError when verdicts can't be written. A broker or schema
+        registry that does not answer is logged and waited for.
         """
         # The collector would walk the tens of thousands of short-lived objects of a poll again and again.
         collecting = gc.isenabled()
@@ -170,7 +178,7 @@ class SourceReader:
         try:
             self._consumer.commit(offsets=places, asynchronous=True)
         except KafkaException as error:
-            _log_commit(error.args[0], places)
+            log_commit(error.args[0], places)
 
     def close(self) -> None:
         """Leave the broker and close the journals. Waits for a broker that does not answer for some seconds only."""
@@ -184,19 +192,18 @@ class SourceReader:
             journal.close()
 
     def _poll(self, timeout_s: float) -> SourcePoll | None:
-        try:
-            messages: Sequence[Message] = self._consumer.consume(self._max_messages, timeout_s)
-        except KafkaException as error:
-            raise kafka_error(error, self._servers, f"reading topic '{self._spec.topic}'") from error
+        if self._held is not None and self._monotonic() < self._ask_registry_from:
+            time.sleep(timeout_s)
+            return None
+        messages, ends = self._held or self._consume(timeout_s)
         now = self._monotonic()
-        if self._doubt_since is not None:
-            self._verify_topic(self._doubt_since, now, at_once=bool(messages))
-        errors = list(map(Message.error, messages))
-        ends: dict[int, int] = {}
-        if any(errors):
-            ends = self._heed(messages, errors, now)
-            messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
-        batches = self._take(messages, ends, now)
+        try:
+            batches = self._take(messages, ends, now)
+        except SchemaRegistryUnavailableError as error:
+            self._held, self._ask_registry_from = (messages, ends), now + ASK_AGAIN_S
+            self._warn("schema_registry_error", error=error.message, hint=error.hint)
+            return None
+        self._held = None
         progress = [batch.progress for batch in batches]
         covered = {batch.partition for batch in batches}
         for partition in self._partitions.values():
@@ -205,6 +212,21 @@ class SourceReader:
                 if told is not None:
                     progress.append(told)
         return SourcePoll(tuple(batches), tuple(progress)) if progress else None
+
+    def _consume(self, timeout_s: float) -> tuple[Sequence[Message], dict[int, int]]:
+        """What came: messages without errors, and the offsets at which partitions end."""
+        try:
+            messages: Sequence[Message] = self._consumer.consume(self._max_messages, timeout_s)
+        except KafkaException as error:
+            raise kafka_error(error, self._servers, f"reading topic '{self._spec.topic}'") from error
+        now = self._monotonic()
+        if self._doubt_since is not None:
+            self._verify_topic(self._doubt_since, now, at_once=bool(messages))
+        errors = list(map(Message.error, messages))
+        if not any(errors):
+            return messages, {}
+        ends = self._heed(messages, errors, now)
+        return [message for message, error in zip(messages, errors, strict=True) if error is None], ends
 
     def _take(self, messages: Sequence[Message], ends: Mapping[int, int], now: float) -> list[PartitionBatch]:
         """Decode and judge messages without errors, and move on behind them."""
@@ -268,9 +290,13 @@ class SourceReader:
         now = self._monotonic()
         if error.code() in _NO_TOPIC and self._doubt_since is None:
             self._doubt_since = now
+        self._warn("kafka_read_error", error=error.str(), code=error.name())
+
+    def _warn(self, event: str, **why: object) -> None:
+        now = self._monotonic()
         if now >= self._silent_until:
             self._silent_until = now + REPEAT_WARNING_S
-            log.warning("kafka_read_error", source=self._spec.name, error=error.str(), code=error.name())
+            log.warning(event, source=self._spec.name, **why)
 
     def _verify_topic(self, doubt_since: float, now: float, *, at_once: bool) -> None:
         """Make sure that a topic of which the broker said that it is not there is the one begun with."""
@@ -345,29 +371,3 @@ class SourceReader:
         if offset is None:
             return TopicPartition(self._spec.topic, number)
         return TopicPartition(self._spec.topic, number, offset)
-
-
-def _consumer_settings(bootstrap_servers: str, group_id: str, settings: Mapping[str, str]) -> dict[str, object]:
-    for name in ("group.id", *_OURS):
-        if name in settings:
-            raise ConfigError(
-                f"[kafka.settings] '{name}' can't be set: featurestore keeps its own offsets",
-                hint="remove it" if name in _OURS else "set [kafka] group_id",
-            )
-    return {
-        "isolation.level": "read_committed",
-        # librdkafka's default of 1000 ms reads a filled topic seven times slower at the same CPU.
-        "fetch.queue.backoff.ms": 10,
-        "fetch.wait.max.ms": 50,
-        "queued.max.messages.kbytes": QUEUED_KBYTES,
-        "on_commit": _log_commit,
-        **client_settings(bootstrap_servers, settings),
-        "group.id": group_id,
-        **_OURS,
-    }
-
-
-def _log_commit(error: KafkaError | None, places: Sequence[TopicPartition]) -> None:
-    errors = [place.error for place in places if place.error is not None]
-    if error is not None or errors:
-        log.debug("group_commit_failed", error=str(error or errors[0]))

@@ -16,10 +16,11 @@ import numpy as np
 import polars as pl
 
 from featurestore.definitions.specs import ColumnSpec, SourceSpec
-from featurestore.errors import ConfigError
+from featurestore.errors import ConfigError, SchemaRegistryUnavailableError
 from featurestore.sources.avro_codec import avro_codec
 from featurestore.sources.columns import column_series, empty_frame
 from featurestore.sources.json_codec import json_codec
+from featurestore.sources.schema_registry import SchemaRegistry
 
 FORMATS = ("json", "avro", "avro-confluent")
 
@@ -58,24 +59,28 @@ class Codec:
 class Decoder:
     """Decodes values of one source, by the schema it was resolved with.
 
-    base_dir: what a relative schema path of an Avro source is relative to. Raises ConfigError for an
-    unknown format, SchemaError for a schema that can't be used.
+    base_dir: what a relative schema path of an Avro source is relative to. registry: of the schemas that Avro
+    values were written with. Raises ConfigError for an unknown format, SchemaError for a schema that can't
+    be used.
     """
 
-    def __init__(self, spec: SourceSpec, base_dir: Path) -> None:
+    def __init__(self, spec: SourceSpec, base_dir: Path, registry: SchemaRegistry | None = None) -> None:
         self._columns = spec.columns
         self._event_time = spec.event_time
         if spec.format == "json":
             self._codec = Codec(*json_codec(spec.columns))
         elif spec.format in FORMATS:
-            self._codec = Codec(*avro_codec(spec, base_dir))
+            self._codec = Codec(*avro_codec(spec, base_dir, registry))
         else:
             raise ConfigError(
                 f"source '{spec.name}': unknown format '{spec.format}'", hint=f"one of {', '.join(FORMATS)}"
             )
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Decode a batch; each value is in exactly one of `good` and `bad`."""
+        """Decode a batch; each value is in exactly one of `good` and `bad`.
+
+        Raises SchemaRegistryUnavailableError when a value needs a schema that can't be had now.
+        """
         rows, bad = self._decode_rows(values)
         good = np.arange(len(values), dtype=np.int64)
         if bad:
@@ -109,7 +114,7 @@ class Decoder:
             try:
                 rows.extend(pending)
                 return rows, bad
-            except MemoryError:
+            except (MemoryError, SchemaRegistryUnavailableError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a decoder raises, the value is at fault
                 index = len(rows) + len(bad)

@@ -16,6 +16,7 @@ from featurestore.offline import ArchiveEnd, SourceArchive
 from featurestore.online import layout
 from featurestore.shard.protocol import Fence, ShardBatch
 from featurestore.sources.consumer import ResumePoint, SourceReader
+from featurestore.sources.schema_registry import SchemaRegistry
 from featurestore.sources.topics import TopicInfo, look_at_topic, made_again
 from featurestore.sources.watch import TopicWatch
 from featurestore.worker.plan import RunPlan, SourcePlan
@@ -56,6 +57,7 @@ class SourceTask:
             p: ArchiveEnd(plan.archive_start[p].next_offset, plan.archive_start[p].max_event_time_us) for p in mine
         }
         self._archive = SourceArchive(data_dir / "offline", name, plan.generation, starts=starts)
+        registry_url = settings.schema_registry.url
         self._reader = SourceReader(
             plan.source,
             run.bootstrap_servers,
@@ -65,6 +67,7 @@ class SourceTask:
             stop_at,
             layout.source_dir(data_dir, name) / "verdicts",
             settings.kafka.settings,
+            registry=SchemaRegistry(registry_url) if registry_url and plan.source.format == "avro-confluent" else None,
         )
         self._watch: TopicWatch | None = None
         if stop_at is None and process == 0:

@@ -46,7 +46,7 @@ KEPT_TO: dict[str, frozenset[str]] = {
     "sqlalchemy": frozenset({"registry"}),
     "starlette": frozenset({"serving"}),
     "uvicorn": frozenset({"serving"}),
-    "httpx": frozenset({"client"}),
+    "httpx": frozenset({"client", "sources"}),  # sources: asks a schema registry
     "typer": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
     "pydantic": frozenset({"config"}),
