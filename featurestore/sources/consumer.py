@@ -201,7 +201,8 @@ class SourceReader:
             batches = self._take(messages, ends, now)
         except SchemaRegistryUnavailableError as error:
             self._held, self._ask_registry_from = (messages, ends), now + ASK_AGAIN_S
-            self._warn("schema_registry_error", error=error.message, hint=error.hint)
+            if self._may_warn():
+                log.warning("schema_registry_error", source=self._spec.name, error=error.message, hint=error.hint)
             return None
         self._held = None
         progress = [batch.progress for batch in batches]
@@ -290,13 +291,15 @@ class SourceReader:
         now = self._monotonic()
         if error.code() in _NO_TOPIC and self._doubt_since is None:
             self._doubt_since = now
-        self._warn("kafka_read_error", error=error.str(), code=error.name())
+        if self._may_warn():
+            log.warning("kafka_read_error", source=self._spec.name, error=error.str(), code=error.name())
 
-    def _warn(self, event: str, **why: object) -> None:
+    def _may_warn(self) -> bool:
         now = self._monotonic()
-        if now >= self._silent_until:
-            self._silent_until = now + REPEAT_WARNING_S
-            log.warning(event, source=self._spec.name, **why)
+        if now < self._silent_until:
+            return False
+        self._silent_until = now + REPEAT_WARNING_S
+        return True
 
     def _verify_topic(self, doubt_since: float, now: float, *, at_once: bool) -> None:
         """Make sure that a topic of which the broker said that it is not there is the one begun with."""
