@@ -10,9 +10,8 @@ import json
 import time
 from typing import Any
 
-import httpx
-
 from featurestore.errors import ConfigError, SchemaRegistryUnavailableError
+
 
 REQUEST_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 10.0
@@ -29,6 +28,8 @@ class SchemaRegistry:
     """
 
     def __init__(self, url: str) -> None:
+        import httpx  # most runs need no registry, and it takes as long to import as sqlalchemy
+
         try:
             self._client = httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_S, follow_redirects=True)
             if self._client.base_url.scheme not in ("http", "https"):
@@ -54,6 +55,8 @@ class SchemaRegistry:
         return self._known[schema_id]
 
     def _ask(self, schema_id: int) -> Any:
+        import httpx
+
         try:
             answer = self._client.get(f"schemas/ids/{schema_id}")
             if answer.status_code == httpx.codes.NOT_FOUND:
