@@ -12,7 +12,6 @@ from typing import Any
 
 from featurestore.errors import ConfigError, SchemaRegistryUnavailableError
 
-
 REQUEST_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 10.0
 
