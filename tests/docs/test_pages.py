@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,57 @@ import pytest
 from tests.docs.pages import ROOT, Reader, blocks_of, missing_lines
 
 FOLLOWED = ("docs/tutorial.md",)
+IN_A_PROJECT = ("docs/how-to/read-features.md", "docs/how-to/offline-data.md")
+
+# What the how-to pages take for granted: the example project with events of the last ten minutes, and a server.
+PROJECT = """
+```sh
+featurestore init
+```
+
+```sh background
+featurestore broker
+```
+
+```sh
+featurestore produce transactions events.jsonl
+featurestore run pipelines/transactions.py --apply --until-end
+```
+
+```sh background
+featurestore serve
+```
+
+```sh retry
+curl -sSf http://127.0.0.1:6566/ready
+```
+"""
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", FOLLOWED)
 def test_following_the_page_works(page: str, tmp_path: Path):
     Reader(tmp_path).follow((ROOT / page).read_text())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("page", IN_A_PROJECT)
+def test_following_the_page_in_the_example_project_works(page: str, tmp_path: Path):
+    now_ms = time.time_ns() // 1_000_000
+    events = [
+        {
+            "transaction_id": f"t{number}",
+            "card_id": f"card_{number % 10:06}",
+            "merchant_id": f"m{number % 3}",
+            "amount": 12.5,
+            "currency": "EUR",
+            "status": "approved",
+            "ts": now_ms - (600 - number) * 1_000,
+        }
+        for number in range(600)
+    ]
+    (tmp_path / "events.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    Reader(tmp_path).follow(PROJECT + (ROOT / page).read_text())
 
 
 @pytest.mark.parametrize(
