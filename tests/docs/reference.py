@@ -19,8 +19,8 @@ FOLDER = ROOT / "docs" / "reference"
 
 METRICS_HEAD = """# Metrics
 
-Workers serve them at `http://HOST:9464/metrics` (`[worker] metrics_port`; process i at + i), the server at `/metrics` of
-its own port. Times are in seconds, counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`. Labels are
+Workers serve them at `http://HOST:9464/metrics` (`[worker] metrics_port`; process i at + i), the server at `/metrics`
+of its own port. Times are in seconds, counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`. Labels are
 names of definitions, partitions and reasons, never an entity's key.
 
 | metric | kind | labels | tells |
