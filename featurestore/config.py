@@ -94,43 +94,97 @@ class _Section(BaseModel):
 
 
 class StoreSettings(_Section):
-    """[store]: where data lies. shards: of a new online store (an existing one keeps its number).
+    """[store]: where data lies, and what a power cut may cost."""
 
-    fsync: "commit" makes every commit survive a power cut; "off" leaves that to the operating system, and
-    what was lost is replayed.
-    """
-
-    data_dir: Path = Path("data")
-    shards: Annotated[int, Field(ge=1, le=1024)] = 8
-    fsync: Literal["off", "commit"] = "off"
+    data_dir: Annotated[
+        Path,
+        Field(
+            description="where everything lies: `online/`, `offline/`, `registry/`, and `broker.json` while an "
+            "embedded broker runs. A relative path is relative to the working directory"
+        ),
+    ] = Path("data")
+    shards: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1024,
+            description="shards of a *new* online store, 1 to 1024; an existing store keeps its number, which is "
+            "written in it. The upper bound of useful worker processes; more shards mean more and smaller commits",
+        ),
+    ] = 8
+    fsync: Annotated[
+        Literal["off", "commit"],
+        Field(
+            description='what a power cut may cost. `"off"`: the write-ahead log is left to the operating system; a '
+            "killed process loses nothing, a power cut may lose seconds, which are replayed from the topic. "
+            '`"commit"`: every commit is on the disk when it returns'
+        ),
+    ] = "off"
 
 
 class KafkaSettings(_Section):
-    """[kafka]: bootstrap_servers "embedded" is the development broker; settings: librdkafka's own."""
+    """[kafka]: the broker."""
 
-    bootstrap_servers: Annotated[str, Field(min_length=1)] = "embedded"
-    group_id: Annotated[str, Field(min_length=1)] = "featurestore"
+    bootstrap_servers: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description='`host:port,…`, or `"embedded"` for the development broker that `featurestore broker` hosts '
+            "for this data_dir",
+        ),
+    ] = "embedded"
+    group_id: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="the consumer group of a source is `<group_id>.<source>`; its offsets are written for tools "
+            "that show lag, and never read",
+        ),
+    ] = "featurestore"
     # Passwords live here: not shown when a Settings object is printed.
-    settings: Annotated[dict[str, str], BeforeValidator(_kafka_settings), Field(repr=False)] = {}
+    settings: Annotated[
+        dict[str, str], BeforeValidator(_kafka_settings), Field(repr=False, description="librdkafka's own: see below")
+    ] = {}
 
 
 class SchemaRegistrySettings(_Section):
-    """[schema_registry]: where the schemas that values of format "avro-confluent" were written with are looked up.
-
-    No url: every value is read by the source's schema file.
-    """
+    """[schema_registry]: where the schemas that values of format "avro-confluent" were written with are looked up."""
 
     # User and password may be in it: not shown when a Settings object is printed.
-    url: Annotated[str | None, Field(repr=False)] = None
+    url: Annotated[
+        str | None,
+        Field(
+            repr=False,
+            description="`http://host:8081`, with `user:password@` where it wants them. A certificate authority of "
+            "your own: the environment's `SSL_CERT_FILE`. Without it, values are read by the schema file alone",
+        ),
+    ] = None
 
 
 class WorkerSettings(_Section):
-    """[worker]: metrics_port: of process 0, process i serves at +i, 0 switches it off."""
+    """[worker]: what `featurestore run` starts."""
 
-    commit_interval: Annotated[Duration, AfterValidator(_commit_interval)] = "1s"
-    processes: Annotated[int, Field(ge=1, le=256)] = 1
-    metrics_host: str = "127.0.0.1"
-    metrics_port: Port = 9464
+    commit_interval: Annotated[
+        Duration,
+        AfterValidator(_commit_interval),
+        Field(
+            description="how often a shard commits, `50ms` to `60s`: how soon an event can be read. Shorter ones cost "
+            "more CPU an event"
+        ),
+    ] = "1s"
+    processes: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=256,
+            description="worker processes on this machine, 1 to 256; useful up to the least of cores, partitions and "
+            "shards",
+        ),
+    ] = 1
+    metrics_host: Annotated[str, Field(description="where the metrics of a worker are served")] = "127.0.0.1"
+    metrics_port: Annotated[
+        Port, Field(description="port of process 0; process i serves at `+ i`; `0` switches it off")
+    ] = 9464
 
     @property
     def commit_interval_s(self) -> float:
@@ -139,13 +193,25 @@ class WorkerSettings(_Section):
 
 
 class ServingSettings(_Section):
-    """[serving]: clock "wall" reads as of now, "event" as of the newest event time of the view."""
+    """[serving]: what `featurestore serve` starts."""
 
-    host: str = "127.0.0.1"
-    port: Port = 6566
-    clock: Literal["wall", "event"] = "wall"
-    refresh_interval: Annotated[Duration, AfterValidator(_positive)] = "100ms"
-    processes: Annotated[int, Field(ge=1, le=256)] = 1
+    host: Annotated[str, Field(description="address to listen at")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="port; `0` takes a free one, which is printed")] = 6566
+    clock: Annotated[
+        Literal["wall", "event"],
+        Field(
+            description='what *now* is for a read without `as_of`: `"wall"` the clock, `"event"` just after the newest '
+            "event of the view's source, for replays and demos"
+        ),
+    ] = "wall"
+    refresh_interval: Annotated[
+        Duration,
+        AfterValidator(_positive),
+        Field(description="how often the server catches up with the workers' commits"),
+    ] = "100ms"
+    processes: Annotated[
+        int, Field(ge=1, le=256, description="server processes that share the port, 1 to 256; one a core")
+    ] = 1
 
     @property
     def refresh_interval_s(self) -> float:

@@ -11,17 +11,18 @@ from typing import Any
 import typer.main
 
 from featurestore.cli.app import app
+from featurestore.config import Settings
 from featurestore.observability import TABLE
 from tests.docs.pages import ROOT
 
-FOLDER = ROOT / "docs" / "reference"
+FOLDER = ROOT / "docs"
 
 
 METRICS_HEAD = """# Metrics
 
 Workers serve them at `http://HOST:9464/metrics` (`[worker] metrics_port`; process i at + i), the server at `/metrics`
-of its own port. Times are in seconds, counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`. Labels are
-names of definitions, partitions and reasons, never an entity's key.
+of its own port. Times are in seconds, counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`. Labels
+are names of definitions, partitions and reasons, never an entity's key.
 
 | metric | kind | labels | tells |
 |---|---|---|---|
@@ -52,7 +53,34 @@ def cli_page() -> str:
     return CLI_HEAD + "\n".join(lines)
 
 
-PAGES = {"metrics.md": metrics_page, "cli.md": cli_page}
+def configuration_page() -> str:
+    """docs/configuration.md with a table of every section of the settings in its place."""
+
+    def fill(place: re.Match[str]) -> str:
+        return f"{place[1]}\n{_settings_table(place[2])}{place[3]}"
+
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    return re.sub(r"(<!-- settings of \[(\w+)\] -->)\n.*?(<!-- end -->)", fill, text, flags=re.DOTALL)
+
+
+PAGES = {
+    "reference/metrics.md": metrics_page,
+    "reference/cli.md": cli_page,
+    "configuration.md": configuration_page,
+}
+
+
+def _settings_table(section: str) -> str:
+    model = Settings.model_fields[section].annotation
+    rows = []
+    for name, setting in model.model_fields.items():  # type: ignore[union-attr]
+        default = "none" if setting.default is None else f"`{_toml(setting.default)}`"
+        rows.append(f"| `{name}` | {default} | {_cell(setting.description)} |\n")
+    return "| key | default | meaning |\n|---|---|---|\n" + "".join(rows)
+
+
+def _toml(value: object) -> str:
+    return str(value) if isinstance(value, int | dict) else f'"{value}"'
 
 
 def _commands(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -106,8 +134,7 @@ def _names(labels: tuple[str, ...]) -> str:
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write all reference pages."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write all pages that are made, or have parts made, from the code."""
     for name, page in PAGES.items():
         (folder / name).write_text(page())
 
