@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from featurestore.registry import RegisteredView
 from featurestore.shard.protocol import Commit, Fence, ViewState, fence_key
 from featurestore.sources.topics import TopicInfo, check_resume, wait_for_topic
 from featurestore.worker.plan import SourcePlan, ViewPlan
-from featurestore.worker.resume import archive_starts, resume_points
+from featurestore.worker.resume import archive_starts, first_fences, resume_points
 
 log = structlog.get_logger()
 
@@ -121,32 +122,32 @@ def _read_shards(
     covered: Mapping[int, Sequence[int]],
 ) -> dict[int, list[Fence]]:
     """All fences by partition; writes the first ones of new views, and drops outbox entries that files show already."""
-    fences: dict[int, list[Fence]] = {partition: [] for partition in topic.partitions}
     memory = RocksMemory()
-    for shard in range(shards):
-        store = RocksShardStore(layout.shard_dir(data_dir, source, shard), memory)
-        try:
-            if covered.get(shard):
-                store.drop_outbox(covered[shard])
-            commit = Commit()
-            for view in views:
-                state = store.read_state(view) or ViewState()
+    with ExitStack() as stack:
+        stores = []
+        for shard in range(shards):
+            stores.append(RocksShardStore(layout.shard_dir(data_dir, source, shard), memory))
+            stack.callback(stores[-1].close)
+        commits = [Commit() for _ in stores]
+        fences: dict[int, list[Fence]] = {partition: [] for partition in topic.partitions}
+        for view in views:
+            states = [store.read_state(view) or ViewState() for store in stores]
+            first = first_fences(topic.generation, states, initial[view.name], topic.partitions)
+            for state, commit in zip(states, commits, strict=True):
                 known = {p: state.fence(topic.generation, p) for p in topic.partitions}
-                # A partition that was added to a topic under way is new as a whole, whatever the view starts with.
-                begun = any(fence is not None for fence in known.values())
-                first = {p: Fence(low) if begun else initial[view.name][p] for p, (low, _) in topic.partitions.items()}
                 new = {p: first[p] for p, fence in known.items() if fence is None}
                 if new:
                     keyed = {fence_key(topic.generation, partition): fence for partition, fence in new.items()}
-                    state = msgspec.structs.replace(state, fences={**state.fences, **keyed})
-                    commit.states.append((view, state))
+                    changed = msgspec.structs.replace(state, fences={**state.fences, **keyed})
+                    commit.states.append((view, changed))
                 for partition, fence in known.items():
                     fences[partition].append(fence or new[partition])
+        for shard, (store, commit) in enumerate(zip(stores, commits, strict=True)):
+            if covered.get(shard):
+                store.drop_outbox(covered[shard])
             if commit.states:
                 store.write(commit)
             store.sync()
-        finally:
-            store.close()
     return fences
 
 

@@ -4,7 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from featurestore.shard.protocol import Fence, fence_key
+from featurestore.shard.protocol import Fence, ViewState, fence_key
+
+
+def first_fences(
+    generation: str,
+    states: Sequence[ViewState],
+    initial: Mapping[int, Fence],
+    partitions: Mapping[int, tuple[int, int]],
+) -> dict[int, Fence]:
+    """The fence that a view begins with in the shards that have none, by partition: one for all of them.
+
+    states: of the view, by shard. initial: where a view begins that has none anywhere. partitions: (first, end) offset.
+    A start that died half way has written the first fences to some shards, and nothing else: theirs stand, for by now
+    "latest" is another place. A partition that was added to a topic under way is new as a whole.
+    """
+    begun = any(state.fence(generation, partition) for state in states for partition in partitions)
+    first = {}
+    for partition, (low, _) in partitions.items():
+        written = [fence for state in states if (fence := state.fence(generation, partition)) is not None]
+        first[partition] = written[0] if written else Fence(low) if begun else initial[partition]
+    return first
 
 
 def archive_starts(
