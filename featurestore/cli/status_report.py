@@ -28,8 +28,7 @@ from featurestore.online.reader import OnlineReader
 from featurestore.online.source_store import read_store_info
 from featurestore.registry import RegisteredView, Registry
 from featurestore.shard.protocol import Fence, ViewCounts, ViewState
-from featurestore.sources.embedded import EMBEDDED, embedded_address
-from featurestore.sources.topics import TopicInfo, describe_topic
+from featurestore.sources.topics import TopicInfo, look_at_topic
 
 BROKER_TIMEOUT_S = 2.0
 
@@ -146,11 +145,7 @@ def ask_broker(
 
     def ask(source: SourceSpec) -> None:
         try:
-            if kafka.bootstrap_servers == EMBEDDED:
-                address = embedded_address(data_dir)
-                found = describe_topic(address.bootstrap_servers, source.topic, kafka.settings, address)
-            else:
-                found = describe_topic(kafka.bootstrap_servers, source.topic, kafka.settings)
+            found = look_at_topic(kafka.bootstrap_servers, source.topic, kafka.settings, data_dir)
         except FeatureStoreError as error:
             answers[source.name] = error.message
         else:
