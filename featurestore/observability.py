@@ -9,11 +9,13 @@ import functools
 import logging
 import os
 import sys
+import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
 from prometheus_client import (
@@ -27,11 +29,14 @@ from prometheus_client import (
     start_http_server,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
     from featurestore.batches import SourcePoll
 
 log = structlog.get_logger()
+
+PREFIX = "featurestore_"
 
 # 1 ms to 10 s: a commit; 50 µs to 1 s: a read.
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -199,7 +204,7 @@ def _create(registry: CollectorRegistry) -> Metrics:
         if declared.kind is Gauge:
             # Where processes share their metrics (`exposition`), the value set last is the one that counts.
             options["multiprocess_mode"] = "mostrecent"
-        made[name] = declared.kind(f"featurestore_{name}", declared.help, declared.labels, registry=registry, **options)
+        made[name] = declared.kind(f"{PREFIX}{name}", declared.help, declared.labels, registry=registry, **options)
     return Metrics(**made)
 
 
@@ -235,6 +240,42 @@ def serve_metrics(
         thread.join()
 
     return stop
+
+
+def write_metrics(path: Path, every_s: float) -> None:
+    """Write the process's metrics to a file again and again, in a thread, for `read_samples` of another process.
+
+    The file is replaced as a whole. It stops when its folder is gone.
+    """
+
+    def write() -> None:
+        while path.parent.is_dir():
+            try:
+                path.with_suffix(".new").write_bytes(generate_latest(REGISTRY))
+                path.with_suffix(".new").rename(path)
+            except OSError as error:
+                log.debug("metrics_not_written", path=str(path), error=str(error))
+            time.sleep(every_s)
+
+    threading.Thread(target=write, name="write-metrics", daemon=True).start()
+
+
+class Sample(NamedTuple):
+    """One line of metrics. name: without `featurestore_`; counters end in `_total`."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+def read_samples(text: str) -> list[Sample]:
+    """This project's samples in a text of Prometheus' format; those of other libraries are left out."""
+    return [
+        Sample(sample.name.removeprefix(PREFIX), sample.labels, sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith(PREFIX)
+    ]
 
 
 def configure_logging(level: str = "info", *, json: bool | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import urllib.error
 import urllib.request
@@ -13,14 +12,12 @@ from pathlib import Path
 from featurestore.batches import NO_TIME
 from featurestore.durations import US_PER_UNIT, format_duration
 from featurestore.errors import ConfigError, RegistryError, StoreError
+from featurestore.observability import read_samples
 
 BEGINS_BEFORE_NOW_US = 7 * US_PER_UNIT["d"]
 GAP_US = 2 * US_PER_UNIT["m"]
 SPAN_US, SPAN_US_MIN = 3 * US_PER_UNIT["h"], 15 * US_PER_UNIT["m"]
 METRICS_TIMEOUT_S = 2.0
-
-_SAMPLE = re.compile(r"^featurestore_(\w+)\{(.*)\} (\S+)$")
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,7 @@ def parse_progress(text: str) -> WorkerProgress:
     reasons: dict[str, int] = {}
     merged: dict[str, int] = defaultdict(int)
     watermarks: list[float] = []
-    for line in text.splitlines():
-        sample = _SAMPLE.match(line)
-        if sample is None:
-            continue
-        name, labels, value = sample.group(1), dict(_LABEL.findall(sample.group(2))), float(sample.group(3))
+    for name, labels, value in read_samples(text):
         if name == "dead_letters_total":
             reasons[labels["reason"]] = int(value)
         elif name in ("applied_total", "filtered_total", "null_key_total"):

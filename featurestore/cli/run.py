@@ -1,6 +1,8 @@
 """`featurestore run`: the workers."""
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -54,4 +56,10 @@ def run(
         apply,
         context.find_root().params["log_level"],
     )
-    run_workers(settings, options)
+    if not sys.stderr.isatty():
+        run_workers(settings, options)
+        return
+    from featurestore.cli.run_screen import RunScreen
+
+    with RunScreen() as screen:
+        run_workers(settings, replace(options, metrics_dir=screen.metrics_dir, stderr=screen.stderr))

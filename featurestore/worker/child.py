@@ -35,18 +35,17 @@ def main(arguments: list[str]) -> int:
     from featurestore.definitions.discover import load_definitions
     from featurestore.definitions.resolve import resolve_all
     from featurestore.errors import FeatureStoreError
-    from featurestore.observability import configure_logging, create_metrics, serve_metrics
+    from featurestore.observability import configure_logging
     from featurestore.worker.plan import read_plan
-    from featurestore.worker.process import install_drain_handlers, run_process
+    from featurestore.worker.process import install_drain_handlers, run_process, show_metrics
 
     plan = read_plan(Path(plan_path))
-    configure_logging(plan.log_level)
+    # With a live display the log goes through a pipe, but a person reads it.
+    configure_logging(plan.log_level, json=False if plan.metrics_dir else None)
     log = structlog.get_logger()
     settings = Settings.model_validate_json(Path(settings_path).read_text())
     install_drain_handlers(Path(plan.drain_marker))
-    metrics = create_metrics()
-    if settings.worker.metrics_port:
-        serve_metrics(settings.worker.metrics_port + int(index), settings.worker.metrics_host)
+    metrics = show_metrics(plan, settings, int(index))
     try:
         definitions = load_definitions(plan.modules, Path(plan.base_dir))
         specs = resolve_all(definitions, Path(plan.base_dir)).views

@@ -39,6 +39,7 @@ class SourcePlan(msgspec.Struct, frozen=True):
 class RunPlan(msgspec.Struct, frozen=True):
     """One run. run_id: unique for each start of the cluster. log_level: of the children's logs. drain_marker,
     replan_marker: files whose presence ends every process: for good, or to be started again with a new plan.
+    metrics_dir: where each process keeps writing its metrics for a live display, None without one.
     """
 
     modules: tuple[str, ...]
@@ -50,6 +51,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     replan_marker: str
     log_level: str
     sources: tuple[SourcePlan, ...]
+    metrics_dir: str | None = None
 
     def drain_requested(self) -> bool:
         """Whether a signal to any process asked all of them to finish."""

@@ -18,7 +18,7 @@ from featurestore.config import Settings
 from featurestore.definitions.discover import Definitions
 from featurestore.definitions.specs import ViewSpec
 from featurestore.errors import FeatureStoreError
-from featurestore.observability import Metrics
+from featurestore.observability import Metrics, create_metrics, serve_metrics, write_metrics
 from featurestore.worker.flow import build_flow
 from featurestore.worker.host import SourceHost
 from featurestore.worker.plan import RunPlan, SourcePlan
@@ -28,6 +28,8 @@ log = structlog.get_logger()
 
 EPOCH_S = 0.1
 """bytewax has no backpressure inside an epoch: short ones bound what a slow shard can let pile up."""
+
+WRITE_METRICS_S = 0.5
 
 
 def run_process(
@@ -68,6 +70,16 @@ def run_process(
     for host in hosts.values():
         host.close()
     log.info("worker_finished", process=process, drained=plan.drain_requested())
+
+
+def show_metrics(plan: RunPlan, settings: Settings, process: int) -> Metrics:
+    """The metrics of this process, served over HTTP and written for a live display, as far as wanted."""
+    metrics = create_metrics()
+    if settings.worker.metrics_port:
+        serve_metrics(settings.worker.metrics_port + process, settings.worker.metrics_host)
+    if plan.metrics_dir is not None:
+        write_metrics(Path(plan.metrics_dir) / f"{process}.prom", WRITE_METRICS_S)
+    return metrics
 
 
 def install_drain_handlers(marker: Path) -> None:

@@ -16,12 +16,11 @@ from featurestore.config import Settings
 from featurestore.definitions.discover import load_definitions
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
 from featurestore.errors import PlanRequiredError, SourceError
-from featurestore.observability import create_metrics, serve_metrics
 from featurestore.registry import Registry
 from featurestore.sources.embedded import resolve_bootstrap
 from featurestore.worker.plan import RunPlan, SourcePlan
 from featurestore.worker.prepare import RegisteredSource, lock_sources, plan_source
-from featurestore.worker.process import install_drain_handlers, run_process
+from featurestore.worker.process import install_drain_handlers, run_process, show_metrics
 from featurestore.worker.supervisor import supervise
 
 log = structlog.get_logger()
@@ -31,7 +30,8 @@ log = structlog.get_logger()
 class RunOptions:
     """How to run. until_end: stop at the topics' present ends. close_windows: emit open windows at that end.
 
-    apply: write changed definitions to the registry first. log_level: of child processes.
+    apply: write changed definitions to the registry first. log_level: of child processes. metrics_dir: where processes
+    keep writing their metrics for a live display; stderr: a file descriptor for the log of child processes.
     """
 
     modules: tuple[str, ...]
@@ -41,6 +41,8 @@ class RunOptions:
     close_windows: bool = False
     apply: bool = False
     log_level: str = "info"
+    metrics_dir: Path | None = None
+    stderr: int | None = None
 
 
 def run(settings: Settings, options: RunOptions) -> None:
@@ -60,9 +62,7 @@ def run(settings: Settings, options: RunOptions) -> None:
         planner = _Planner(settings, options, sources, marker)
         if options.processes == 1:
             plan = planner()
-            metrics = create_metrics()
-            if settings.worker.metrics_port:
-                serve_metrics(settings.worker.metrics_port, settings.worker.metrics_host)
+            metrics = show_metrics(plan, settings, 0)
             run_process(plan, settings, definitions, resolved.views, metrics)
             while plan.replan_requested() and not plan.drain_requested():
                 plan = planner()
@@ -74,6 +74,7 @@ def run(settings: Settings, options: RunOptions) -> None:
                 options.processes,
                 [lock.descriptor for lock in locks],
                 draining=marker.exists,
+                stderr=options.stderr,
             )
     except SourceError:
         # Waiting for a broker or a topic ends with its last error when a signal comes: that is a drain, not a failure.
@@ -129,6 +130,7 @@ class _Planner:
             replan_marker=str(self._marker.with_name(f"replan-{run_id}")),
             log_level=options.log_level,
             sources=tuple(self._plan(source) for source in self._sources),
+            metrics_dir=None if options.metrics_dir is None else str(options.metrics_dir),
         )
 
     def _plan(self, source: RegisteredSource) -> SourcePlan:

@@ -38,18 +38,20 @@ def supervise(
     lock_descriptors: Sequence[int],
     *,
     draining: Callable[[], bool],
+    stderr: int | None = None,
     max_restarts: int | None = None,
 ) -> None:
     """Run the cluster until it ends by itself or is drained.
 
     make_plan: called before every start; it reads the stores anew. lock_descriptors: inherited by the children, so that
-    a source stays locked while any of them lives. max_restarts: None restarts for ever; past it raises StoreError.
+    a source stays locked while any of them lives. stderr: a descriptor for the children's log, None for our own.
+    max_restarts: None restarts for ever; past it raises StoreError.
     """
     failures = 0
     while True:
         plan = make_plan()
         began = time.monotonic()
-        codes = _run_cluster(plan, settings, processes, lock_descriptors)
+        codes = _run_cluster(plan, settings, processes, lock_descriptors, stderr)
         if all(code == 0 for code in codes):
             if not plan.replan_requested() or draining():
                 return
@@ -68,7 +70,9 @@ def supervise(
             return
 
 
-def _run_cluster(plan: RunPlan, settings: Settings, processes: int, lock_descriptors: Sequence[int]) -> list[int]:
+def _run_cluster(
+    plan: RunPlan, settings: Settings, processes: int, lock_descriptors: Sequence[int], stderr: int | None
+) -> list[int]:
     addresses = _free_addresses(processes)
     read_end, write_end = os.pipe()
     with tempfile.TemporaryDirectory(prefix="featurestore-run-") as folder:
@@ -86,6 +90,7 @@ def _run_cluster(plan: RunPlan, settings: Settings, processes: int, lock_descrip
                 stdin=subprocess.DEVNULL,
                 # Our log is on stderr; on stdout bytewax tells of connections that it tries again.
                 stdout=subprocess.DEVNULL,
+                stderr=stderr,
                 cwd=plan.base_dir,
                 # An interrupt from the terminal reaches the supervisor, which drains; children would take it twice.
                 start_new_session=True,
