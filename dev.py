@@ -17,15 +17,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
+IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"
 STAMP = VENV / ".installed"
 OLDEST, NEWEST = (3, 10), (3, 12)  # as `requires-python` in pyproject.toml
 
-LOCK_COMMAND = [
-    "uv", "pip", "compile", "pyproject.toml",
-    "--universal", "--python-version", "3.10", "--all-extras", "--generate-hashes",
-    "--no-emit-index-url", "--no-emit-find-links",
+_COMPILE = [
+    "uv", "pip", "compile", "pyproject.toml", "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links",
     "--custom-compile-command", "python3 dev.py lock",
-    "--output-file", "requirements.lock",
+]  # fmt: skip
+LOCK_COMMAND = [
+    *_COMPILE, "--universal", "--python-version", "3.10", "--all-extras", "--output-file", "requirements.lock",
+]  # fmt: skip
+# What the container image holds: no tool of developers, the same versions.
+IMAGE_LOCK_COMMAND = [
+    *_COMPILE, "--universal", "--python-version", "3.12", "--extra", "all", "--group", "build",
+    "--constraint", "requirements.lock", "--output-file", "deploy/requirements.lock",
 ]  # fmt: skip
 
 NO_PYTHON = """\
@@ -65,13 +71,13 @@ def test(pytest_arguments: list[str]) -> int:
 
 
 def lock(uv_arguments: list[str]) -> int:
-    """Make requirements.lock again; `--upgrade` takes newer versions."""
+    """Make the lock files again; `--upgrade` takes newer versions."""
     if shutil.which("uv") is None:
         print("Error: making the lock file needs uv.\nHint: pip install uv", file=sys.stderr)
         return 2
-    code = run([*LOCK_COMMAND, *uv_arguments])
-    if code == 0 and "://" in LOCK.read_text():
-        print("Error: requirements.lock names a host; it must work with any package index.", file=sys.stderr)
+    code = run([*LOCK_COMMAND, *uv_arguments]) or run(IMAGE_LOCK_COMMAND)
+    if code == 0 and any("://" in path.read_text() for path in (LOCK, IMAGE_LOCK)):
+        print("Error: a lock file names a host; it must work with any package index.", file=sys.stderr)
         return 1
     return code
 
