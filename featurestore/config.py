@@ -212,6 +212,12 @@ class ServingSettings(_Section):
     processes: Annotated[
         int, Field(ge=1, le=256, description="server processes that share the port, 1 to 256; one a core")
     ] = 1
+    max_request_bytes: Annotated[
+        int, Field(ge=1_024, description="longest body of a request; a longer one is refused with 413")
+    ] = 1_048_576
+    max_values: Annotated[
+        int, Field(ge=1, description="most values that one request may ask for, entities times features; else 413")
+    ] = 100_000
 
     @property
     def refresh_interval_s(self) -> float:

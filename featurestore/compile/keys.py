@@ -16,7 +16,6 @@ from xxhash import xxh64_intdigest
 from featurestore.definitions.specs import JoinKeySpec
 from featurestore.errors import MalformedRequestError
 
-_FEW = 64
 """Up to so many keys hashing them one by one beats a polars expression (1 µs each, 100 µs to begin)."""
 
 _PYTHON_TYPES = {"String": str, "Int64": int, "Boolean": bool}
@@ -61,11 +60,8 @@ def shard_expr(key: pl.Expr, shards: int) -> pl.Expr:
 
 
 def shards_of(keys: Sequence[str], shards: int) -> list[int]:
-    """Shard of each encoded key."""
-    if len(keys) <= _FEW:
-        return [xxh64_intdigest(key.encode()) % shards for key in keys]
-    frame = pl.DataFrame({"key": pl.Series(keys, dtype=pl.String)})
-    return frame.select(shard_expr(pl.col("key"), shards)).to_series().to_list()
+    """Shard of each encoded key: what `shard_expr` gives, without the cost of a frame."""
+    return [xxh64_intdigest(key.encode()) % shards for key in keys]
 
 
 def encode_entities(join_keys: Sequence[JoinKeySpec], entities: Mapping[str, Sequence[object]]) -> list[str | None]:

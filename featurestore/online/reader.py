@@ -246,6 +246,8 @@ class OnlineReader:
 
 
 def _column(values: list[Scalar], known: list[bool], aged: list[bool], default: Scalar) -> FeatureColumn:
+    if all(known) and not any(aged):
+        return FeatureColumn(values, ["NULL_VALUE" if value is None else "PRESENT" for value in values])
     statuses: list[Status] = []
     out: list[Scalar] = []
     for value, is_known, is_aged in zip(values, known, aged, strict=True):

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ import structlog
 import uvicorn
 
 from featurestore.errors import ConfigError, FeatureStoreError
-from featurestore.serving.app import build_app
+from featurestore.serving.app import Limits, build_app
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.service import Clock, FeatureService
 
@@ -48,6 +48,7 @@ class ServerOptions:
     processes: int = 1
     clock: Clock = "wall"
     refresh_interval_s: float = 0.1
+    limits: Limits = field(default_factory=Limits)
 
 
 def serve(options: ServerOptions, *, on_listening: Callable[[str], None] = lambda url: None) -> None:
@@ -102,11 +103,14 @@ def run_worker(options: ServerOptions, listener: socket.socket, parent: Connecti
     stop = threading.Event()
     follower = threading.Thread(target=follow, args=(service, options.refresh_interval_s, stop))
     config = uvicorn.Config(
-        build_app(service, metrics),
+        build_app(service, metrics, options.limits),
         http="httptools",
         loop="auto",
         lifespan="off",
         access_log=False,
+        # Nothing here asks where a request came from; each costs a few microseconds a request.
+        proxy_headers=False,
+        server_header=False,
         log_config=None,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
     )

@@ -26,7 +26,7 @@ from featurestore.online.rocks import RocksMemory
 from featurestore.online.shard_store import RocksShardStore
 from featurestore.online.source_store import open_source_store
 from featurestore.registry import Registry
-from featurestore.serving.app import build_app
+from featurestore.serving.app import Limits, build_app
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.server import bind, follow, url_of
 from featurestore.serving.service import FeatureService
@@ -187,10 +187,11 @@ def write_store(data_dir: Path, events: Sequence[Event]) -> None:
 
 
 @contextlib.contextmanager
-def served(service: FeatureService, *, refresh_s: float = 0.02) -> Iterator[str]:
+def served(service: FeatureService, *, refresh_s: float = 0.02, limits: Limits | None = None) -> Iterator[str]:
     """The service behind a real server in a thread; gives its URL."""
     listener = bind("127.0.0.1", 0)
-    config = uvicorn.Config(build_app(service, ServingMetrics()), http="httptools", lifespan="off", log_config=None)
+    app = build_app(service, ServingMetrics(), limits or Limits())
+    config = uvicorn.Config(app, http="httptools", lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     stop = threading.Event()
     threads = [
