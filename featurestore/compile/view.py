@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from featurestore.compute.aggregates import AGGREGATES, Aggregate
-from featurestore.compute.slots import Slot
+from featurestore.compute.slots import Column, Slot
 from featurestore.compute.tiles import BASE_START
 from featurestore.compute.windows import TileIndex, default_tile_us, merge_windows
 from featurestore.definitions.specs import Scalar, SourceSpec, ViewSpec, WindowSpec
@@ -36,10 +36,13 @@ class CompiledFeature:
     output_dtype: str
     default: Scalar
 
-    def values(self, fields: dict[str, object]) -> pl.Series:
+    def values(self, fields: Mapping[str, Column]) -> pl.Series:
         """Values of the merged fields of this feature's window, in its output dtype, shape (m,)."""
-        series = self.aggregate.finalize(fields, self.column)  # type: ignore[arg-type]
-        return series.cast(POLARS_DTYPES[self.output_dtype]).alias(self.name)
+        return self.aggregate.finalize(fields, self.column).series(POLARS_DTYPES[self.output_dtype]).alias(self.name)
+
+    def scalars(self, fields: Mapping[str, Column]) -> list[Scalar]:
+        """The same as Python scalars, for reads of few entities."""
+        return self.aggregate.finalize(fields, self.column).to_list(self.output_dtype)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class WindowGroup:
         fields = merge_windows(
             index, self.slots, entity, self.start_us(as_of_us), ends, snapshot_every_us=snapshot_every_us
         )
-        return [feature.values(fields) for feature in self.features]  # type: ignore[arg-type]
+        return [feature.values(fields) for feature in self.features]
 
 
 @dataclass(frozen=True)

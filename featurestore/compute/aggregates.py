@@ -14,8 +14,39 @@ import polars as pl
 
 from featurestore.compute.slots import Column, Slot
 
+Scalar = str | int | float | bool | None
+
 Fields = Mapping[str, Column]
-_FEW = 64
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values of one feature, shape (m,). known: where they are not null, None when all are, or the series has nulls.
+
+    A read of a few entities takes them as Python scalars: making a series of each feature costs more than its numbers.
+    """
+
+    column: Column
+    known: np.ndarray | None = None
+
+    def series(self, dtype: pl.DataType) -> pl.Series:
+        """As a polars series of `dtype` with nulls."""
+        series = pl.Series(self.column)
+        if self.known is not None and not self.known.all():
+            series = series.zip_with(pl.Series(self.known), pl.Series([None], dtype=series.dtype))
+        return series.cast(dtype)
+
+    def to_list(self, dtype: str) -> list[Scalar]:
+        """As Python scalars of `dtype` ("Int64" | "Float64" | "String" | "Boolean") and None."""
+        if isinstance(self.column, pl.Series):
+            return self.column.cast(pl.Boolean).to_list() if dtype == "Boolean" else self.column.to_list()
+        values: list[Scalar] = self.column.astype(_NUMPY_DTYPES[dtype], copy=False).tolist()
+        if self.known is None or self.known.all():
+            return values
+        return [value if known else None for value, known in zip(values, self.known.tolist(), strict=True)]
+
+
+_NUMPY_DTYPES = {"Int64": np.int64, "Float64": np.float64, "Boolean": np.bool_}
 
 
 @dataclass(frozen=True)
@@ -23,13 +54,13 @@ class Aggregate:
     """One aggregate function.
 
     slots(column, dtype): what a tile must keep; dtype is the input's ("Int64" | "Float64" | "String" | "Boolean").
-    finalize(fields, column): merged fields, shape (m,), to values, a polars series of shape (m,) with nulls.
+    finalize(fields, column): merged fields, shape (m,), to values.
     output(dtype): dtype of the values. column_required: False for count only.
     """
 
     name: str
     slots: Callable[[str, str], tuple[Slot, ...]]
-    finalize: Callable[[Fields, str], pl.Series]
+    finalize: Callable[[Fields, str], Values]
     output: Callable[[str], str]
     column_required: bool = True
 
@@ -43,57 +74,42 @@ def _numbers(fields: Fields, name: str) -> np.ndarray:
     return np.asarray(fields[name])
 
 
-def _where(values: np.ndarray, valid: np.ndarray) -> pl.Series:
-    if bool(valid.all()):
-        return pl.Series(values)
-    if len(values) <= _FEW:
-        # A point read: three series and `zip_with` cost 25 µs, a list 5.
-        dtype = pl.Float64 if values.dtype.kind == "f" else pl.Int64
-        picked = [value if known else None for value, known in zip(values.tolist(), valid.tolist())]
-        return pl.Series(picked, dtype=dtype)
-    series = pl.Series(values)
-    return series.zip_with(pl.Series(valid), pl.Series([None], dtype=series.dtype))
+def _count(fields: Fields, column: str) -> Values:
+    return Values(_numbers(fields, f"{column}:n" if column else "count"))
 
 
-def _count(fields: Fields, column: str) -> pl.Series:
-    return pl.Series(_numbers(fields, f"{column}:n" if column else "count"))
+def _sum(fields: Fields, column: str) -> Values:
+    return Values(_numbers(fields, f"{column}:sum"))
 
 
-def _sum(fields: Fields, column: str) -> pl.Series:
-    return pl.Series(_numbers(fields, f"{column}:sum"))
-
-
-def _mean(fields: Fields, column: str) -> pl.Series:
+def _mean(fields: Fields, column: str) -> Values:
     n = _numbers(fields, f"{column}:n")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _where(_numbers(fields, f"{column}:sum") / n, n > 0)
+    return Values(_numbers(fields, f"{column}:sum") / np.maximum(n, 1), n > 0)
 
 
-def _variance(fields: Fields, column: str) -> pl.Series:
+def _variance(fields: Fields, column: str) -> Values:
     n = _numbers(fields, f"{column}:n")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _where(_numbers(fields, f"{column}:m2") / (n - 1), n > 1)
+    return Values(_numbers(fields, f"{column}:m2") / np.maximum(n - 1, 1), n > 1)
 
 
-def _stddev(fields: Fields, column: str) -> pl.Series:
-    n = _numbers(fields, f"{column}:n")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _where(np.sqrt(_numbers(fields, f"{column}:m2") / (n - 1)), n > 1)
+def _stddev(fields: Fields, column: str) -> Values:
+    variance = _variance(fields, column)
+    return Values(np.sqrt(variance.column), variance.known)
 
 
-def _extreme(kind: str) -> Callable[[Fields, str], pl.Series]:
-    def finalize(fields: Fields, column: str) -> pl.Series:
-        return _where(_numbers(fields, f"{column}:{kind}"), _numbers(fields, f"{column}:n") > 0)
+def _extreme(kind: str) -> Callable[[Fields, str], Values]:
+    def finalize(fields: Fields, column: str) -> Values:
+        return Values(_numbers(fields, f"{column}:{kind}"), _numbers(fields, f"{column}:n") > 0)
 
     return finalize
 
 
-def _pick(kind: str) -> Callable[[Fields, str], pl.Series]:
-    def finalize(fields: Fields, column: str) -> pl.Series:
+def _pick(kind: str) -> Callable[[Fields, str], Values]:
+    def finalize(fields: Fields, column: str) -> Values:
         values = fields[f"{column}:{kind}"]
         if isinstance(values, pl.Series):
-            return values
-        return _where(values, _numbers(fields, f"{column}:n") > 0)
+            return Values(values)
+        return Values(values, _numbers(fields, f"{column}:n") > 0)
 
     return finalize
 
