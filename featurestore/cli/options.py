@@ -39,3 +39,15 @@ def load_settings(data_dir: Path | None = None, **overrides: object) -> "Setting
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
     return Settings.load(Path.cwd(), options)
+
+
+def require_data_dir(settings: "Settings") -> Path:
+    """The data_dir. Raises StoreError when it is not there: a command that only looks makes nothing."""
+    from featurestore.errors import StoreError
+
+    if not settings.store.data_dir.is_dir():
+        raise StoreError(
+            f"there is no data in {settings.store.data_dir}",
+            hint="run it in the project's folder, or set [store] data_dir or --data-dir; new: featurestore init",
+        )
+    return settings.store.data_dir

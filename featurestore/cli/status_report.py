@@ -15,11 +15,12 @@ import msgspec
 import polars as pl
 
 from featurestore.batches import NO_TIME
+from featurestore.cli.options import require_data_dir
 from featurestore.compile.view import CompiledView, compile_view
 from featurestore.config import KafkaSettings, Settings
 from featurestore.definitions.specs import SourceSpec
 from featurestore.durations import format_instant
-from featurestore.errors import FeatureStoreError, StoreError
+from featurestore.errors import FeatureStoreError
 from featurestore.offline import layout as offline_layout
 from featurestore.offline.partition_archive import segment_files
 from featurestore.offline.read import archive_counts
@@ -96,12 +97,7 @@ class StatusReport(msgspec.Struct, frozen=True):
 
 def collect_status(settings: Settings) -> StatusReport:
     """Gather everything. Raises StoreError without a data_dir, RegistryError without a registry."""
-    data_dir = settings.store.data_dir
-    if not data_dir.is_dir():
-        raise StoreError(
-            f"there is no data in {data_dir}",
-            hint="run it in the project's folder, or set [store] data_dir or --data-dir; new: featurestore init",
-        )
+    data_dir = require_data_dir(settings)
     registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
     try:
         views = registry.views()

@@ -41,13 +41,17 @@ def test_help_lists_every_command_and_each_has_help_with_an_example(
 ) -> None:
     assert run("--help") == 0
     listed = capsys.readouterr().out
-    for command in cli_app.app.registered_commands:
-        assert command.name is not None
-        assert command.name in listed
-        assert run(command.name, "--help") == 0
+    commands = [(command.name,) for command in cli_app.app.registered_commands]
+    for group in cli_app.app.registered_groups:
+        assert group.typer_instance is not None
+        commands += [(group.name, command.name) for command in group.typer_instance.registered_commands]
+    for path in commands:
+        assert str(path[0]) in listed
+        assert run(*map(str, path), "--help") == 0
         text = capsys.readouterr().out
-        assert "Example" in text, command.name
-        assert f"featurestore {command.name}" in text, command.name
+        name = " ".join(map(str, path))
+        assert "Example" in text, name
+        assert f"featurestore {name}" in " ".join(text.split()), name
 
 
 def test_init_writes_the_example_and_overwrites_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
