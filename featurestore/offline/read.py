@@ -68,6 +68,19 @@ def read_snapshots(
     )
 
 
+def scan_valid_snapshots(
+    root: Path, dataset: SnapshotDataset, join_keys: Sequence[str], schema: pl.Schema
+) -> pl.LazyFrame:
+    """The valid rows of a snapshot dataset, not yet read: of each key and window the one of the highest revision.
+
+    schema: columns of the dataset, for the case that it has no file yet. Files that appear later are not seen.
+    """
+    files = sorted(layout.snapshot_dir(root, dataset).glob(f"*{layout.SUFFIX}"))
+    rows = pl.scan_parquet(files, hive_partitioning=False) if files else pl.LazyFrame(schema=schema)
+    # Filters on keys and window_end go through `sort` and `unique` down to the files; through `over` they would not.
+    return rows.sort("revision").unique([*join_keys, WINDOW_END], keep="last", maintain_order=True)
+
+
 def archive_counts(root: Path, source: str) -> ArchiveCounts:
     """Count the archive by verdict, mostly from footers. Right beside a running archive and after a crash:
     late events and dead letters past a partition's end are not counted before its events are.
