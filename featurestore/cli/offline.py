@@ -12,6 +12,7 @@ LS_EXAMPLES = "Examples: [bold]featurestore offline ls[/bold]   [bold]featuresto
 app = typer.Typer(help="What lies in the offline store.", no_args_is_help=True)
 
 
+@app.command("ls", epilog=LS_EXAMPLES)
 def ls(data_dir: DataDir = None, json: Json = False) -> None:
     """List the datasets of the offline store: files, rows, bytes and the span of time that they cover.
 
@@ -39,6 +40,3 @@ def ls(data_dir: DataDir = None, json: Json = False) -> None:
 
 def _time(instant: datetime | None) -> str | None:
     return None if instant is None else instant.isoformat().replace("+00:00", "Z")
-
-
-app.command("ls", epilog=LS_EXAMPLES)(ls)

@@ -27,6 +27,25 @@ BootstrapServers = Annotated[
 ]
 
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on stderr unless --yes was given; anything but yes ends the command with 1.
+
+    Raises ConfigError when there is no terminal to ask on.
+    """
+    import sys
+
+    from featurestore.errors import ConfigError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError("this asks before it acts, and nobody is at the terminal", hint="say --yes")
+    typer.confirm(question, abort=True, err=True)
+
+
 def load_settings(data_dir: Path | None = None, **overrides: object) -> "Settings":
     """Settings of the working directory, with what options say on top.
 
