@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featurestore.examples import BY_NAME
+
 if TYPE_CHECKING:
     from featurestore.config import Settings
 
@@ -25,6 +27,14 @@ BootstrapServers = Annotated[
         show_default=False,
     ),
 ]
+EXAMPLE_NAMES = "|".join(BY_NAME)
+
+
+def check_example(name: str) -> str:
+    """The name of an example; wrong usage for any other."""
+    if name not in BY_NAME:
+        raise typer.BadParameter(f"there is no '{name}'; it is {', '.join(BY_NAME)}")
+    return name
 
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from featurestore.cli.demo_events import Shape, TransactionStream
 from featurestore.client import FeatureStoreClient
 from featurestore.errors import FeatureStoreError
+from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.sources.produce import MessageSender
 from tests import oracle
 from tests.conftest import TopicAt
