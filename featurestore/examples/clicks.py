@@ -39,7 +39,7 @@ class Shape:
     events: int = 100_000
     users: int = 5_000
     items: int = 1_000
-    start: str = "2026-11-20T08:00:00Z"
+    start: str = "2026-01-05T08:00:00Z"
     duration_s: float = 3 * 3600.0
     anonymous_share: float = 0.1
     bot_share: float = 0.02

@@ -43,7 +43,7 @@ class Shape:
     events: int = 100_000
     machines: int = 140
     gateways: int = 14
-    start: str = "2026-11-20T08:00:00Z"
+    start: str = "2026-01-05T08:00:00Z"
     duration_s: float = 3 * 3600.0
     outage_s: float = 3_600.0
     offline_gateways_share: float = 0.3
