@@ -42,7 +42,6 @@ SHAPE = Shape(
     nan_share=0.02,
     broken_share=0.01,
 )
-CHUNK, CHUNK_EVERY_S = 10, 0.1
 YEAR_9999_MS = 253_402_300_800_000
 
 QUARTER, ONE_HOUR, ONE_DAY = oracle.sliding(15 * MINUTE, tile_us=MINUTE), oracle.sliding(HOUR), oracle.sliding(DAY)
@@ -180,6 +179,15 @@ def an_outage(seed: int) -> Outage:
     )
 
 
+def send_slowly(topic: TopicAt, messages: list[tuple[int, bytes, bytes]], seconds: float) -> Sent:
+    """Send in thirty parts over some seconds."""
+    sent, size = [], len(messages) // 30 + 1
+    for first in range(0, len(messages), size):
+        sent += send_to(topic, messages[first : first + size])
+        time.sleep(seconds / 30)
+    return sent
+
+
 def windows_in(project: Project, outage: Outage) -> pl.DataFrame:
     """Rows of whole five minutes in which the gateway was offline, as they are in the files so far."""
     offline = project.data_dir / "offline"
@@ -260,14 +268,12 @@ def test_a_gateway_that_silenced_its_partition_holds_nobody_up_and_loses_nothing
     worker = project.start("run", EXAMPLE.module, "--apply", log=log)
     try:
         wait_for(lambda: bool(log_events(log, "worker_started")), 30, log)
-        meanwhile = outage.before[last_heard:]
-        for chunk in range(0, len(meanwhile), CHUNK):
-            sent += send_to(any_topic, meanwhile[chunk : chunk + CHUNK])
-            time.sleep(CHUNK_EVERY_S)
+        sent += send_slowly(any_topic, outage.before[last_heard:], 3.0)
         # Their windows of that time are emitted: after a second of silence it no longer holds them back.
         wait_for(lambda: len(set(windows_in(project, outage)["machine_id"])) == SHAPE.machines - 2, 30, log)
         assert set(windows_in(project, outage)["machine_id"]).isdisjoint(outage.machines)
-        sent += send_to(any_topic, outage.after)
+        # Over many commits, so that what one emitted the next corrects.
+        sent += send_slowly(any_topic, outage.after, 1.5)
         wait_for(lambda: set(windows_in(project, outage)["machine_id"]) >= set(outage.machines), 30, log)
         time.sleep(0.5)
     finally:
