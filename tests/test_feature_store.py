@@ -13,9 +13,9 @@ import polars.testing
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.cli.demo_events import Shape, TransactionStream
 from featurestore.cli.init import write_project
 from featurestore.errors import MalformedRequestError, RegistryError, UnknownViewError
+from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.sources.embedded import EmbeddedBroker
 from tests.cli.support import ROOT, command, run_until_end, send
 

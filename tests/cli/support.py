@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from featurestore.cli.demo_events import TransactionStream
+from featurestore.examples.transactions import TransactionStream
 from featurestore.sources.embedded import EmbeddedBroker
 from featurestore.sources.produce import produce
 

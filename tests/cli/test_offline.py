@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from featurestore.cli.demo_events import Shape, TransactionStream
 from featurestore.cli.init import write_project
+from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.sources.embedded import EmbeddedBroker
 from tests.cli.support import answer, command, run_until_end, send
 

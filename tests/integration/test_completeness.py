@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.cli.demo_events import Shape, TransactionStream
+from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.sources.embedded import EmbeddedBroker
 from featurestore.sources.produce import MessageSender
 from tests.integration.project import Project, log_events
