@@ -196,7 +196,7 @@ def _tell_results(stage: "Stage", example: Example, progress: "WorkerProgress") 
     )
     print_line(f"\nParquet under {offline}:")
     rows = []
-    for folder in sorted(offline.glob("features/*/v*/*")):
+    for folder in sorted(path for path in offline.glob("features/*/v*/*") if path.is_dir()):
         height = pl.scan_parquet(folder / "*.parquet").select(pl.len()).collect().item()
         rows.append([str(folder.relative_to(offline)), height])
     print_table(["snapshots", "rows"], rows)
