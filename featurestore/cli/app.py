@@ -21,6 +21,7 @@ from featurestore.cli import (
     run,
     serve,
     status,
+    view,
 )
 
 app = typer.Typer(
@@ -66,3 +67,4 @@ app.command("status", epilog=status.EXAMPLES)(status.status)
 app.add_typer(offline.app, name="offline")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(late.app, name="late")
+app.add_typer(view.app, name="view")

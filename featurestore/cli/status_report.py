@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -85,6 +86,7 @@ class ViewStatus(msgspec.Struct, frozen=True):
     freshness_s: float | None
     complete_since: str | None
     from_beginning: bool
+    paused_since: str | None
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -100,7 +102,7 @@ def collect_status(settings: Settings) -> StatusReport:
     data_dir = require_data_dir(settings)
     registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
     try:
-        views = registry.views()
+        views, paused = registry.views(), registry.paused()
         sources = {name: registry.source(name) for name in sorted({view.spec.source for view in views})}
     finally:
         registry.close()
@@ -110,9 +112,11 @@ def collect_status(settings: Settings) -> StatusReport:
     for name, source in sources.items():
         mine = [view for view in views if view.spec.source == name]
         states = read_states(data_dir, source, mine)
-        status = _source_status(data_dir, source, topics[name], states)
+        # A paused view falls behind on purpose.
+        running = {view: state for view, state in states.items() if view not in paused}
+        status = _source_status(data_dir, source, topics[name], running or states)
         source_statuses.append(status)
-        view_statuses += [_view_status(data_dir, view, states[view.spec.name], status) for view in mine]
+        view_statuses += [_view_status(data_dir, view, states[view.spec.name], status, paused) for view in mine]
     return StatusReport(str(data_dir), source_statuses, view_statuses)
 
 
@@ -198,7 +202,13 @@ def _source_status(
     )
 
 
-def _view_status(data_dir: Path, view: RegisteredView, states: Sequence[ViewState], source: SourceStatus) -> ViewStatus:
+def _view_status(
+    data_dir: Path,
+    view: RegisteredView,
+    states: Sequence[ViewState],
+    source: SourceStatus,
+    paused: Mapping[str, datetime],
+) -> ViewStatus:
     total = ViewCounts()
     for state in states:
         total = total.plus(state.counts)
@@ -226,6 +236,7 @@ def _view_status(data_dir: Path, view: RegisteredView, states: Sequence[ViewStat
         freshness_s=None if newest_us == NO_TIME else round(time.time() - newest_us / 1e6, 3),
         complete_since=since,
         from_beginning=from_beginning,
+        paused_since=paused[view.spec.name].isoformat() if view.spec.name in paused else None,
     )
 
 
