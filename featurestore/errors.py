@@ -19,6 +19,7 @@ FeatureStoreError
 │   ├── UnknownViewError
 │   ├── UnknownFeatureError
 │   └── MalformedRequestError
+│       └── RequestTooLargeError       more entities, features or bytes than the server takes
 └── ServerUnavailableError     the client's server does not answer; trying again helps
 """
 
@@ -130,6 +131,10 @@ class UnknownFeatureError(RequestError):
 
 class MalformedRequestError(RequestError):
     """The request itself is wrong: missing join key, ragged columns, wrong type."""
+
+
+class RequestTooLargeError(MalformedRequestError):
+    """The request is larger than the server takes; names the limit."""
 
 
 class ServerUnavailableError(FeatureStoreError):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
 
 from featurestore.compute.aggregates import AGGREGATES, Aggregate
-from featurestore.compute.slots import Slot
+from featurestore.compute.slots import Column, Slot
 from featurestore.compute.tiles import BASE_START
 from featurestore.compute.windows import TileIndex, default_tile_us, merge_windows
 from featurestore.definitions.specs import Scalar, SourceSpec, ViewSpec, WindowSpec
@@ -23,6 +24,9 @@ POLARS_DTYPES: dict[str, pl.DataType] = {
     "String": pl.String(),
     "Boolean": pl.Boolean(),
 }
+
+Instants = TypeVar("Instants", int, np.ndarray)
+"""One instant, or an int64 array of them; µs since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,9 @@ class CompiledFeature:
     output_dtype: str
     default: Scalar
 
-    def values(self, fields: dict[str, object]) -> pl.Series:
+    def values(self, fields: Mapping[str, Column]) -> pl.Series:
         """Values of the merged fields of this feature's window, in its output dtype, shape (m,)."""
-        series = self.aggregate.finalize(fields, self.column)  # type: ignore[arg-type]
+        series = self.aggregate.finalize(fields, self.column).series()
         return series.cast(POLARS_DTYPES[self.output_dtype]).alias(self.name)
 
 
@@ -50,16 +54,17 @@ class WindowGroup:
     features: tuple[CompiledFeature, ...]
     slots: tuple[Slot, ...]
 
-    def start_us(self, as_of_us: np.ndarray) -> np.ndarray:
-        """First tile start that a read as of each instant covers, int64; its end is `end_us`."""
+    def start_us(self, as_of_us: Instants) -> Instants:
+        """First tile start that a read as of each instant covers; its end is `end_us`."""
         window = self.window
         if window.kind == "lifetime":
-            return np.full(len(as_of_us), BASE_START, dtype=np.int64)
+            # Shaped like the instants, without a branch on what they are.
+            return as_of_us * 0 + BASE_START
         if window.kind == "sliding":
             return (as_of_us - window.size_us) // window.tile_us * window.tile_us
         return self.end_us(as_of_us) - window.size_us
 
-    def end_us(self, as_of_us: np.ndarray) -> np.ndarray:
+    def end_us(self, as_of_us: Instants) -> Instants:
         """End of the window that a read as of each instant sees: the instant, or the end of the newest one ended."""
         window = self.window
         if window.kind in ("lifetime", "sliding"):
@@ -75,7 +80,7 @@ class WindowGroup:
         fields = merge_windows(
             index, self.slots, entity, self.start_us(as_of_us), ends, snapshot_every_us=snapshot_every_us
         )
-        return [feature.values(fields) for feature in self.features]  # type: ignore[arg-type]
+        return [feature.values(fields) for feature in self.features]
 
 
 @dataclass(frozen=True)

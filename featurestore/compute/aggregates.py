@@ -8,14 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from featurestore.compute.slots import Column, Slot
+from featurestore.compute.slots import Column, Slot, StoredText
 
 Fields = Mapping[str, Column]
-_FEW = 64
+
+
+class Values(NamedTuple):
+    """Values of an aggregate, shape (m,). valid: which of them there are, None for all; text has its nulls inside."""
+
+    values: np.ndarray | pl.Series
+    valid: np.ndarray | None = None
+
+    def series(self) -> pl.Series:
+        """As a polars series with nulls."""
+        values, valid = self
+        if isinstance(values, pl.Series):
+            return values
+        if values.dtype == object:
+            return pl.Series(values.tolist(), dtype=pl.String)
+        series = pl.Series(values)
+        return series if valid is None else series.zip_with(pl.Series(valid), pl.Series([None], dtype=series.dtype))
+
+    def scalars(self, dtype: str) -> list[Any]:
+        """As Python scalars of `dtype` with None; what a read of few entities wants (a series costs 25 µs)."""
+        values, valid = self
+        if isinstance(values, np.ndarray) and dtype in _NUMPY_DTYPES:
+            values = values.astype(_NUMPY_DTYPES[dtype], copy=False)
+        scalars: list[Any] = values.to_list() if isinstance(values, pl.Series) else values.tolist()
+        if valid is None:
+            return scalars
+        return [value if known else None for value, known in zip(scalars, valid.tolist(), strict=True)]
+
+
+_NUMPY_DTYPES = {"Int64": np.int64, "Float64": np.float64, "Boolean": np.bool_}
 
 
 @dataclass(frozen=True)
@@ -23,13 +53,13 @@ class Aggregate:
     """One aggregate function.
 
     slots(column, dtype): what a tile must keep; dtype is the input's ("Int64" | "Float64" | "String" | "Boolean").
-    finalize(fields, column): merged fields, shape (m,), to values, a polars series of shape (m,) with nulls.
+    finalize(fields, column): merged fields, shape (m,), to values, shape (m,).
     output(dtype): dtype of the values. column_required: False for count only.
     """
 
     name: str
     slots: Callable[[str, str], tuple[Slot, ...]]
-    finalize: Callable[[Fields, str], pl.Series]
+    finalize: Callable[[Fields, str], Values]
     output: Callable[[str], str]
     column_required: bool = True
 
@@ -43,56 +73,49 @@ def _numbers(fields: Fields, name: str) -> np.ndarray:
     return np.asarray(fields[name])
 
 
-def _where(values: np.ndarray, valid: np.ndarray) -> pl.Series:
-    if bool(valid.all()):
-        return pl.Series(values)
-    if len(values) <= _FEW:
-        # A point read: three series and `zip_with` cost 25 µs, a list 5.
-        dtype = pl.Float64 if values.dtype.kind == "f" else pl.Int64
-        picked = [value if known else None for value, known in zip(values.tolist(), valid.tolist())]
-        return pl.Series(picked, dtype=dtype)
-    series = pl.Series(values)
-    return series.zip_with(pl.Series(valid), pl.Series([None], dtype=series.dtype))
+def _where(values: np.ndarray, valid: np.ndarray) -> Values:
+    return Values(values, None if valid.all() else valid)
 
 
-def _count(fields: Fields, column: str) -> pl.Series:
-    return pl.Series(_numbers(fields, f"{column}:n" if column else "count"))
+def _count(fields: Fields, column: str) -> Values:
+    return Values(_numbers(fields, f"{column}:n" if column else "count"))
 
 
-def _sum(fields: Fields, column: str) -> pl.Series:
-    return pl.Series(_numbers(fields, f"{column}:sum"))
+def _sum(fields: Fields, column: str) -> Values:
+    return Values(_numbers(fields, f"{column}:sum"))
 
 
-def _mean(fields: Fields, column: str) -> pl.Series:
+def _mean(fields: Fields, column: str) -> Values:
     n = _numbers(fields, f"{column}:n")
     with np.errstate(divide="ignore", invalid="ignore"):
         return _where(_numbers(fields, f"{column}:sum") / n, n > 0)
 
 
-def _variance(fields: Fields, column: str) -> pl.Series:
+def _variance(fields: Fields, column: str) -> Values:
     n = _numbers(fields, f"{column}:n")
     with np.errstate(divide="ignore", invalid="ignore"):
         return _where(_numbers(fields, f"{column}:m2") / (n - 1), n > 1)
 
 
-def _stddev(fields: Fields, column: str) -> pl.Series:
+def _stddev(fields: Fields, column: str) -> Values:
     n = _numbers(fields, f"{column}:n")
     with np.errstate(divide="ignore", invalid="ignore"):
         return _where(np.sqrt(_numbers(fields, f"{column}:m2") / (n - 1)), n > 1)
 
 
-def _extreme(kind: str) -> Callable[[Fields, str], pl.Series]:
-    def finalize(fields: Fields, column: str) -> pl.Series:
+def _extreme(kind: str) -> Callable[[Fields, str], Values]:
+    def finalize(fields: Fields, column: str) -> Values:
         return _where(_numbers(fields, f"{column}:{kind}"), _numbers(fields, f"{column}:n") > 0)
 
     return finalize
 
 
-def _pick(kind: str) -> Callable[[Fields, str], pl.Series]:
-    def finalize(fields: Fields, column: str) -> pl.Series:
+def _pick(kind: str) -> Callable[[Fields, str], Values]:
+    def finalize(fields: Fields, column: str) -> Values:
         values = fields[f"{column}:{kind}"]
-        if isinstance(values, pl.Series):
-            return values
+        assert not isinstance(values, StoredText), "text is merged before it is finalized"
+        if isinstance(values, pl.Series) or values.dtype == object:
+            return Values(values)
         return _where(values, _numbers(fields, f"{column}:n") > 0)
 
     return finalize

@@ -28,6 +28,7 @@ from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.serving.app import build_app
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.service import Clock, FeatureService
+from featurestore.serving.transport import OneWriteProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -103,9 +104,11 @@ def run_worker(options: ServerOptions, listener: socket.socket, parent: Connecti
     follower = threading.Thread(target=follow, args=(service, options.refresh_interval_s, stop))
     config = uvicorn.Config(
         build_app(service, metrics),
-        http="httptools",
+        http=OneWriteProtocol,
         loop="auto",
         lifespan="off",
+        ws="none",
+        proxy_headers=False,
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
