@@ -212,12 +212,15 @@ class ServingSettings(_Section):
     processes: Annotated[
         int, Field(ge=1, le=256, description="server processes that share the port, 1 to 256; one a core")
     ] = 1
-    max_request_bytes: Annotated[
-        int, Field(ge=1_024, description="longest body of a request; a longer one is refused with 413")
+    max_body_bytes: Annotated[
+        int, Field(ge=1, description="largest body of a read request in bytes; a larger one is answered with 413")
     ] = 1_048_576
-    max_values: Annotated[
-        int, Field(ge=1, description="most values that one request may ask for, entities times features; else 413")
-    ] = 100_000
+    max_entities: Annotated[
+        int, Field(ge=1, description="most entities of one read request; more are answered with 422")
+    ] = 1_000
+    max_features: Annotated[
+        int, Field(ge=1, description="most features of one read request; more are answered with 422")
+    ] = 500
 
     @property
     def refresh_interval_s(self) -> float:

@@ -19,7 +19,7 @@ FeatureStoreError
 │   ├── UnknownViewError
 │   ├── UnknownFeatureError
 │   └── MalformedRequestError
-│       └── RequestTooLargeError
+│       └── RequestTooLargeError       more entities, features or bytes than the server takes
 └── ServerUnavailableError     the client's server does not answer; trying again helps
 """
 
@@ -134,7 +134,7 @@ class MalformedRequestError(RequestError):
 
 
 class RequestTooLargeError(MalformedRequestError):
-    """The request is larger than the server's limits; names the limit."""
+    """The request is larger than the server takes; names the limit."""
 
 
 class ServerUnavailableError(FeatureStoreError):

@@ -38,7 +38,7 @@ def serve(
     POST /get-online-features (as Feast has it), GET /health, GET /ready, GET /metrics. Workers may start
     before or after it; /ready tells when there is something to read.
     """
-    from featurestore.serving.app import Limits
+    from featurestore.serving.limits import Limits
     from featurestore.serving.server import ServerOptions
     from featurestore.serving.server import serve as run
 
@@ -57,7 +57,7 @@ def serve(
         processes=serving.processes,
         clock=serving.clock,
         refresh_interval_s=serving.refresh_interval_s,
-        limits=Limits(serving.max_request_bytes, serving.max_values),
+        limits=Limits(serving.max_body_bytes, serving.max_entities, serving.max_features),
     )
 
     def tell(url: str) -> None:

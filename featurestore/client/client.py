@@ -15,6 +15,7 @@ from featurestore.client.response import OnlineResponse, WireResponse
 from featurestore.errors import (
     FeatureStoreError,
     MalformedRequestError,
+    RequestTooLargeError,
     ServerUnavailableError,
     UnknownFeatureError,
     UnknownViewError,
@@ -23,7 +24,13 @@ from featurestore.errors import (
 _RETRIED_STATUSES = frozenset({429, 503})
 _RAISED: dict[str, type[FeatureStoreError]] = {
     kind.__name__: kind
-    for kind in (UnknownViewError, UnknownFeatureError, MalformedRequestError, ServerUnavailableError)
+    for kind in (
+        UnknownViewError,
+        UnknownFeatureError,
+        MalformedRequestError,
+        RequestTooLargeError,
+        ServerUnavailableError,
+    )
 }
 _decoder = msgspec.json.Decoder(WireResponse)
 

@@ -16,8 +16,6 @@ from xxhash import xxh64_intdigest
 from featurestore.definitions.specs import JoinKeySpec
 from featurestore.errors import MalformedRequestError
 
-"""Up to so many keys hashing them one by one beats a polars expression (1 µs each, 100 µs to begin)."""
-
 _PYTHON_TYPES = {"String": str, "Int64": int, "Boolean": bool}
 
 
@@ -59,9 +57,9 @@ def shard_expr(key: pl.Expr, shards: int) -> pl.Expr:
     return (hashed % shards).cast(pl.UInt32)
 
 
-def shards_of(keys: Sequence[str], shards: int) -> list[int]:
-    """Shard of each encoded key: what `shard_expr` gives, without the cost of a frame."""
-    return [xxh64_intdigest(key.encode()) % shards for key in keys]
+def shard_of(key: bytes, shards: int) -> int:
+    """Shard of one encoded key, UTF-8: what `shard_expr` gives for many (0.1 µs; an expression takes 80 to begin)."""
+    return xxh64_intdigest(key) % shards
 
 
 def encode_entities(join_keys: Sequence[JoinKeySpec], entities: Mapping[str, Sequence[object]]) -> list[str | None]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,9 @@ POLARS_DTYPES: dict[str, pl.DataType] = {
     "Boolean": pl.Boolean(),
 }
 
+Instants = TypeVar("Instants", int, np.ndarray)
+"""One instant, or an int64 array of them; µs since the epoch."""
+
 
 @dataclass(frozen=True)
 class CompiledFeature:
@@ -38,11 +42,8 @@ class CompiledFeature:
 
     def values(self, fields: Mapping[str, Column]) -> pl.Series:
         """Values of the merged fields of this feature's window, in its output dtype, shape (m,)."""
-        return self.aggregate.finalize(fields, self.column).series(POLARS_DTYPES[self.output_dtype]).alias(self.name)
-
-    def scalars(self, fields: Mapping[str, Column]) -> list[Scalar]:
-        """The same as Python scalars, for reads of few entities."""
-        return self.aggregate.finalize(fields, self.column).to_list(self.output_dtype)
+        series = self.aggregate.finalize(fields, self.column).series()
+        return series.cast(POLARS_DTYPES[self.output_dtype]).alias(self.name)
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,17 @@ class WindowGroup:
     features: tuple[CompiledFeature, ...]
     slots: tuple[Slot, ...]
 
-    def start_us(self, as_of_us: np.ndarray) -> np.ndarray:
-        """First tile start that a read as of each instant covers, int64; its end is `end_us`."""
+    def start_us(self, as_of_us: Instants) -> Instants:
+        """First tile start that a read as of each instant covers; its end is `end_us`."""
         window = self.window
         if window.kind == "lifetime":
-            return np.full(len(as_of_us), BASE_START, dtype=np.int64)
+            # Shaped like the instants, without a branch on what they are.
+            return as_of_us * 0 + BASE_START
         if window.kind == "sliding":
             return (as_of_us - window.size_us) // window.tile_us * window.tile_us
         return self.end_us(as_of_us) - window.size_us
 
-    def end_us(self, as_of_us: np.ndarray) -> np.ndarray:
+    def end_us(self, as_of_us: Instants) -> Instants:
         """End of the window that a read as of each instant sees: the instant, or the end of the newest one ended."""
         window = self.window
         if window.kind in ("lifetime", "sliding"):

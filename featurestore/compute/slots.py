@@ -16,13 +16,37 @@ import polars as pl
 
 from featurestore.batches import EVENT_TIME, NO_TIME, OFFSET, PARTITION
 
-Column = Union[np.ndarray, pl.Series]
-"""A slot field of many tiles: numpy for numbers, a polars String series for text; shape (n,)."""
+
+@dataclass(frozen=True)
+class StoredText:
+    """Text of many tiles as it is stored: a read decodes the few that it chooses, and makes no series of the rest.
+
+    data: UTF-8 of all tiles, one after another. starts, lengths: of each tile's text in bytes, int64, shape (n,); a
+    length of -1 stands for null.
+    """
+
+    data: bytes
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    def take(self, index: np.ndarray) -> list[str | None]:
+        """The texts at `index`."""
+        data = self.data
+        return [
+            None if length < 0 else data[start : start + length].decode()
+            for start, length in zip(self.starts[index].tolist(), self.lengths[index].tolist(), strict=True)
+        ]
+
+
+Column = Union[np.ndarray, pl.Series, StoredText]
+"""A slot field of many tiles: numpy for numbers, a polars String series for text; shape (n,).
+
+Text that is only read is StoredText, and once merged an object array of str and None.
+"""
 
 SlotKind = Literal["count", "n", "sum", "m2", "min", "max", "first", "last"]
 
 MAX_TIME = 2**63 - 1
-_FEW = 64
 _INT_MAX = 2**63 - 1
 _INT_MIN = -(2**63)
 
@@ -35,11 +59,11 @@ class Slot:
     column: str = ""
     dtype: str = "Int64"
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.kind if not self.column else f"{self.column}:{self.kind}"
 
-    @property
+    @cached_property
     def fields(self) -> tuple[tuple[str, str], ...]:
         """(field name, dtype) of what a tile stores; dtype "i8" | "i4" | "f8" | "str"."""
         if self.kind in ("count", "n"):
@@ -120,11 +144,16 @@ class Ranges:
         self.filled = hi > lo
         filled = int(np.count_nonzero(self.filled))
         self._none, self._all = filled == 0, filled == len(lo)
+        # Not cached_property: in Python below 3.12 it takes a lock, 2 µs of every read.
+        self._borders: tuple[int, np.ndarray] | None = None
+        self._expanded: tuple[np.ndarray, np.ndarray] | None = None
 
     def reduce(self, ufunc: np.ufunc, values: np.ndarray, identity: int | float) -> np.ndarray:
         """`ufunc` over each range, `identity` for an empty one; shape (m,), dtype of `values`."""
         if self._none:
             return np.full(len(self.lo), identity, dtype=values.dtype)
+        if self._borders is None:
+            self._borders = self._find_borders()
         end, borders = self._borders
         if end >= 0:
             reduced = ufunc.reduceat(values[:end], borders)
@@ -139,8 +168,7 @@ class Ranges:
         out[self.filled] = reduced
         return out
 
-    @cached_property
-    def _borders(self) -> tuple[int, np.ndarray]:
+    def _find_borders(self) -> tuple[int, np.ndarray]:
         """What `reduceat` gets: ranges that touch as their starts and the last one's end, others as pairs, and -1."""
         lo, hi = (self.lo, self.hi) if self._all else (self.lo[self.filled], self.hi[self.filled])
         if len(lo) == 1 or bool((hi[:-1] == lo[1:]).all()):
@@ -154,20 +182,25 @@ class Ranges:
 
     def expand(self) -> tuple[np.ndarray, np.ndarray]:
         """(tile index, range index) of every tile of every range, in order; both int64, shape (sum of lengths,)."""
+        if self._expanded is None:
+            self._expanded = self._expand()
         return self._expanded
 
-    @cached_property
-    def _expanded(self) -> tuple[np.ndarray, np.ndarray]:
+    def _expand(self) -> tuple[np.ndarray, np.ndarray]:
+        if len(self.lo) == 1:
+            tile = np.arange(self.lo[0], self.hi[0], dtype=np.int64)
+            return tile, np.zeros(len(tile), dtype=np.int64)
         lengths = self.hi - self.lo
         owner = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
         before = np.cumsum(lengths) - lengths
         return np.arange(int(lengths.sum()), dtype=np.int64) - before[owner] + self.lo[owner], owner
 
 
-def merge_slot(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> dict[str, Column]:
+def merge_slot(slot: Slot, columns: Mapping[str, Column], ranges: Ranges, *, final: bool = False) -> dict[str, Column]:
     """Merge the slot's fields over each range.
 
     columns: fields of tiles, shape (n,); for m2 also the column's `n` and `sum`. Returns fields of shape (m,).
+    final: leave out what only a further merge would need (a read finalizes at once).
     Source of m2: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances"
     (1979), eq. 2.1, in its form for many parts.
     """
@@ -183,7 +216,7 @@ def merge_slot(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> dic
         return {slot.name: ranges.reduce(np.minimum if slot.kind == "min" else np.maximum, values, identity)}
     if slot.kind == "m2":
         return {slot.name: _merge_m2(slot, columns, ranges)}
-    return _merge_pick(slot, columns, ranges)
+    return _merge_pick(slot, columns, ranges, slot.fields[:1] if final else slot.fields)
 
 
 def _merge_m2(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> np.ndarray:
@@ -199,38 +232,57 @@ def _merge_m2(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> np.n
     return ranges.reduce(np.add, spreads, 0.0) + np.bincount(owner, weights=between, minlength=len(ranges.lo))
 
 
-def _merge_pick(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> dict[str, Column]:
-    tile, owner = ranges.expand()
-    time, partition, offset = (
-        np.asarray(columns[f"{slot.name}.{part}"])[tile] for part in ("time", "partition", "offset")
-    )
-    order = np.lexsort((offset, partition, time, owner))
+def _merge_pick(
+    slot: Slot, columns: Mapping[str, Column], ranges: Ranges, fields: tuple[tuple[str, str], ...]
+) -> dict[str, Column]:
+    chosen = _chosen_tiles(slot, columns, ranges)
     filled = np.flatnonzero(ranges.filled)
-    ends = np.searchsorted(owner[order], filled, side="left" if slot.kind == "first" else "right")
-    chosen = tile[order[ends if slot.kind == "first" else ends - 1]]
+    rows = len(ranges.lo)
     out: dict[str, Column] = {}
-    for field, dtype in slot.fields:
+    for field, dtype in fields:
         values = columns[field]
         if dtype == "str":
-            assert isinstance(values, pl.Series)
-            out[field] = _pick_text(values, chosen, filled, len(ranges.lo))
+            assert not isinstance(values, np.ndarray)
+            out[field] = _pick_text(values, chosen, filled, rows)
         else:
-            full = np.full(len(ranges.lo), slot.identity(field), dtype=np.asarray(values).dtype)
-            full[filled] = np.asarray(values)[chosen]
+            numbers = np.asarray(values)
+            if len(filled) == rows:
+                out[field] = numbers[chosen]
+                continue
+            full = np.full(rows, slot.identity(field), dtype=numbers.dtype)
+            full[filled] = numbers[chosen]
             out[field] = full
     return out
 
 
-def _pick_text(values: pl.Series, chosen: np.ndarray, filled: np.ndarray, rows: int) -> pl.Series:
+def _chosen_tiles(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> np.ndarray:
+    """Of each range that is not empty, the tile that holds the first or last event by (time, partition, offset)."""
+    is_first = slot.kind == "first"
+    time = np.asarray(columns[f"{slot.name}.time"])
+    outermost = ranges.reduce(np.minimum if is_first else np.maximum, time, 0)
+    tile, owner = ranges.expand()
+    at = np.flatnonzero(time[tile] == outermost[owner])
+    tile = tile[at]
+    filled = np.flatnonzero(ranges.filled)
+    if len(tile) == len(filled):
+        return tile
+    # Several tiles have events of that very time (late ones are tiles of their own): only these are sorted.
+    partition, offset = (np.asarray(columns[f"{slot.name}.{part}"])[tile] for part in ("partition", "offset"))
+    owner = owner[at]
+    order = np.lexsort((offset, partition, owner))
+    ends = np.searchsorted(owner[order], filled, side="left" if is_first else "right")
+    chosen: np.ndarray = tile[order[ends if is_first else ends - 1]]
+    return chosen
+
+
+def _pick_text(values: pl.Series | StoredText, chosen: np.ndarray, filled: np.ndarray, rows: int) -> Column:
     """values[chosen] at the rows `filled`, null elsewhere."""
+    if isinstance(values, StoredText):
+        texts = np.full(rows, None, dtype=object)
+        texts[filled] = values.take(chosen)
+        return texts
     if len(filled) == rows:
         return values[chosen]
-    if rows <= _FEW:
-        # A point read: `gather` and `replace` go through polars' lazy engine, 100 µs a call.
-        texts: list[str | None] = [None] * rows
-        for row, index in zip(filled.tolist(), chosen.tolist()):
-            texts[row] = values[index]
-        return pl.Series(texts, dtype=pl.String)
     index = np.full(rows, -1, dtype=np.int64)
     index[filled] = chosen
     return values.gather(pl.Series(index).replace(-1, None))

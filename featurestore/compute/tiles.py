@@ -103,6 +103,7 @@ def tile_order(entity: np.ndarray, start: np.ndarray, late: np.ndarray) -> np.nd
 def _take(values: Column, index: np.ndarray) -> Column:
     if isinstance(values, pl.Series):
         return values.filter(pl.Series(index)) if index.dtype == bool else values.gather(index)
+    assert isinstance(values, np.ndarray), "text that is only read is not rearranged"
     taken: np.ndarray = values[index]
     return taken
 

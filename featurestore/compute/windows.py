@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -31,16 +32,25 @@ class TileIndex:
 
     def __init__(self, tiles: TileTable, entities: int) -> None:
         self.tiles = tiles
+        self._ranks: np.ndarray | None = None
+        # One entity: its tiles are in order of time as they are, the base tile first.
+        self._single = entities == 1
+        if self._single:
+            self._codes = tiles.start
+            return
         timed = tiles.start != BASE_START
         starts = tiles.start[timed]
         self._low = int(starts.min()) if len(starts) else 0
         self._span = (int(starts.max()) - self._low + 2) if len(starts) else 2
-        self._ranks: np.ndarray | None = None
         if self._span * (entities + 2) >= 2**62:
             self._ranks = np.unique(starts)
             self._span = len(self._ranks) + 2
         self._codes = tiles.entity * self._span + np.where(timed, self._code(tiles.start), 0)
-        self.has_late = bool((tiles.late != NO_TIME).any())
+
+    @cached_property
+    def has_late(self) -> bool:
+        """Whether any tile was late for a snapshot."""
+        return bool((self.tiles.late != NO_TIME).any())
 
     def _code(self, start_us: np.ndarray) -> np.ndarray:
         if self._ranks is not None:
@@ -52,10 +62,12 @@ class TileIndex:
 
     def ranges(self, entity: np.ndarray, from_us: np.ndarray, to_us: np.ndarray) -> Ranges:
         """Tiles of `entity[i]` whose start lies in [from_us[i], to_us[i]); from BASE_START takes the base tile too."""
-        row = entity * self._span
-        lo_code = np.where(from_us == BASE_START, 0, self._code(from_us))
-        lo = np.searchsorted(self._codes, row + lo_code)
-        hi = np.searchsorted(self._codes, row + self._code(to_us))
+        if self._single:
+            lo, hi = self._codes.searchsorted(from_us), self._codes.searchsorted(to_us)
+        else:
+            row = entity * self._span
+            lo = self._codes.searchsorted(row + np.where(from_us == BASE_START, 0, self._code(from_us)))
+            hi = self._codes.searchsorted(row + self._code(to_us))
         return Ranges(lo, np.maximum(lo, hi))
 
 

@@ -7,29 +7,28 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
-import numpy as np
 import rocksdict
 
 from featurestore.batches import NO_TIME
-from featurestore.compile.keys import shards_of
+from featurestore.compile.keys import shard_of
 from featurestore.compile.reads import JointRead, plan_read
-from featurestore.compile.view import CompiledView
-from featurestore.compute.tiles import BASE_START
+from featurestore.compile.view import CompiledFeature, CompiledView
+from featurestore.compute.tiles import TileTable
 from featurestore.compute.windows import TileIndex
 from featurestore.definitions.specs import Scalar
 from featurestore.errors import StoreError
 from featurestore.online import layout
-from featurestore.online.rocks import open_secondary, rocks_errors
-from featurestore.online.rows import decode_rows
+from featurestore.online.rocks import open_secondary, our_error, read_cache, rocks_errors
+from featurestore.online.rows import RowDecoder
+from featurestore.online.scratch import ScratchFolder
 from featurestore.online.source_store import read_store_info
 from featurestore.shard.protocol import ViewState
 
@@ -38,12 +37,23 @@ PLANS_KEPT = 1024
 Status = Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
 
 
-@dataclass(frozen=True)
-class FeatureColumn:
-    """Values of one feature for the entities asked, Python scalars, and their statuses; both of shape (entities,)."""
+class FeatureColumn(NamedTuple):
+    """Values of one feature for the entities asked, Python scalars, and their statuses; both of shape (entities,).
+
+    Columns may share one list of statuses.
+    """
 
     values: list[Scalar]
     statuses: list[Status]
+
+
+@dataclass(frozen=True)
+class _ReadPlan:
+    """A read of some features of one view, with all that does not depend on the entities worked out."""
+
+    joint: JointRead
+    decoder: RowDecoder
+    defaults: tuple[tuple[str, Scalar], ...]
 
 
 @dataclass(frozen=True)
@@ -55,9 +65,10 @@ class ViewRead:
 
 
 class _ShardReader:
-    def __init__(self, path: Path, scratch: Path) -> None:
+    def __init__(self, path: Path, scratch: Path, cache: rocksdict.Cache) -> None:
         self._path = path
         self._scratch = scratch
+        self._cache = cache
         self._opened = 0
         self._lock = threading.Lock()
         self._seen: object = None
@@ -78,12 +89,19 @@ class _ShardReader:
             with self._lock:
                 old, self._db, self._manifest = self._db, db, manifest
             old.close()
+            shutil.rmtree(self._scratch_folder(self._opened - 1), ignore_errors=True)
         self._seen = files
         return True
 
     def get(self, keys: list[bytes]) -> list[bytes | None]:
-        with self._lock, rocks_errors(self._path):
-            values: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type, assignment]
+        with self._lock:
+            try:
+                values: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type, assignment]
+            except Exception as error:  # entering `rocks_errors` for every get would cost 2 µs
+                ours = our_error(self._path, error)
+                if ours is None:
+                    raise
+                raise ours from error
         return values
 
     def close(self) -> None:
@@ -92,8 +110,10 @@ class _ShardReader:
     def _open(self) -> tuple[rocksdict.Rdict, str]:
         manifest = _manifest(self._path)
         self._opened += 1
-        scratch = self._scratch.with_name(f"{self._scratch.name}-{self._opened}")
-        return open_secondary(self._path, scratch), manifest
+        return open_secondary(self._path, self._scratch_folder(self._opened), self._cache), manifest
+
+    def _scratch_folder(self, opened: int) -> Path:
+        return self._scratch.with_name(f"{self._scratch.name}-{opened}")
 
 
 def _manifest(path: Path) -> str:
@@ -132,14 +152,19 @@ class OnlineReader:
                 hint="start a worker: featurestore run MODULE",
             )
         self.incarnation = info.incarnation
-        self._scratch = Path(tempfile.mkdtemp(prefix="featurestore-reader-"))
-        self._shards = [
-            _ShardReader(layout.shard_dir(data_dir, source, shard), self._scratch / f"{shard:04d}")
-            for shard in range(info.shards)
-        ]
+        self._scratch = ScratchFolder("reader")
+        cache = read_cache()
+        try:
+            self._shards = [
+                _ShardReader(layout.shard_dir(data_dir, source, shard), self._scratch.path / f"{shard:04d}", cache)
+                for shard in range(info.shards)
+            ]
+        except StoreError:
+            self._scratch.remove()
+            raise
         self._states: dict[tuple[int, bytes], ViewState] = {}
         self._latest: dict[bytes, int] = {}
-        self._plans: dict[tuple[int, int, tuple[str, ...]], JointRead] = {}
+        self._plans: dict[tuple[int, int, tuple[str, ...]], _ReadPlan] = {}
         self._state_decoder = msgspec.msgpack.Decoder(ViewState)
 
     def refresh(self) -> None:
@@ -180,69 +205,95 @@ class OnlineReader:
         For an instant before an entity's newest event the newest tile may know too much; exact reads of the past are
         the point-in-time join's job.
         """
-        values = self._fetch(view, keys)
-        rows = decode_rows(view, values)
-        known, aged = self._known(view, rows.newest_us, rows.tiles.entity, rows.tiles.start, as_of_us)
-        index = TileIndex(rows.tiles, len(keys))
-        values_of = self._plan(view, features).values(index, len(keys), as_of_us)
-        found = {name: _column(values_of[name], known, aged, view.features[name].default) for name in features}
-        return ViewRead(found, [0 if time == NO_TIME else time for time in rows.newest_us.tolist()])
+        plan = self._plan(view, features)
+        rows = plan.decoder.decode(self._fetch(view, keys))
+        newest = rows.newest_us.tolist()
+        standing = _standing(newest, rows.tiles, as_of_us, view.spec.ttl_us)
+        values = plan.joint.values(TileIndex(rows.tiles, len(keys)), len(keys), as_of_us)
+        if any(standing):
+            columns = {name: _column(values[name], standing, default) for name, default in plan.defaults}
+        else:
+            present: list[Status] = ["PRESENT"] * len(keys)
+            columns = {name: _known_column(values[name], present) for name in features}
+        return ViewRead(columns, [0 if time == NO_TIME else time for time in newest])
 
     def close(self) -> None:
         """Close the shards and remove the scratch folder."""
         for shard in self._shards:
             shard.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
 
-    def _plan(self, view: CompiledView, features: Sequence[str]) -> JointRead:
+    def _plan(self, view: CompiledView, features: Sequence[str]) -> _ReadPlan:
         key = (view.view_id, view.version, tuple(features))
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) >= PLANS_KEPT:
                 self._plans.clear()
-            plan = self._plans[key] = plan_read(view, features)
+            joint = plan_read(view, features)
+            defaults = tuple((name, _typed_default(view.features[name])) for name in features)
+            decoder = RowDecoder(view, slots=joint.slots, lazy_text=True)
+            plan = self._plans[key] = _ReadPlan(joint, decoder, defaults)
         return plan
 
     def _fetch(self, view: CompiledView, keys: Sequence[str | None]) -> list[bytes | None]:
+        """Stored rows of encoded keys, with one multi-get a shard (sorting its keys first gains nothing here)."""
+        shards = self._shards
         prefix = layout.row_prefix(view)
-        present = [(position, key) for position, key in enumerate(keys) if key is not None]
+        if len(keys) == 1 and keys[0] is not None:
+            key = keys[0].encode()
+            return shards[shard_of(key, len(shards))].get([prefix + key])
+        by_shard: dict[int, tuple[list[int], list[bytes]]] = {}
+        for position, text in enumerate(keys):
+            if text is not None:
+                key = text.encode()
+                positions, wanted = by_shard.setdefault(shard_of(key, len(shards)), ([], []))
+                positions.append(position)
+                wanted.append(prefix + key)
         out: list[bytes | None] = [None] * len(keys)
-        by_shard: dict[int, list[tuple[int, bytes]]] = {}
-        shards = shards_of([key for _, key in present], len(self._shards))
-        for (position, key), shard in zip(present, shards, strict=True):
-            by_shard.setdefault(shard, []).append((position, prefix + key.encode()))
-        for shard, wanted in by_shard.items():
-            for (position, _), value in zip(wanted, self._shards[shard].get([key for _, key in wanted]), strict=True):
+        for shard, (positions, wanted) in by_shard.items():
+            for position, value in zip(positions, shards[shard].get(wanted), strict=True):
                 out[position] = value
         return out
 
-    @staticmethod
-    def _known(
-        view: CompiledView, newest_us: np.ndarray, entity: np.ndarray, start_us: np.ndarray, as_of_us: int
-    ) -> tuple[list[bool], list[bool]]:
-        """Whether each entity has an event before as_of, and whether its newest is older than the view's ttl."""
-        before = np.zeros(len(newest_us), dtype=bool)
-        before[entity[(start_us < as_of_us) | (start_us == BASE_START)]] = True
-        # A row whose tiles have all expired was seen once, even so.
-        before |= (newest_us != NO_TIME) & (newest_us < as_of_us)
-        ttl = view.spec.ttl_us
-        aged = before & (newest_us < as_of_us - ttl) if ttl else np.zeros(len(newest_us), dtype=bool)
-        return before.tolist(), aged.tolist()
+
+def _typed_default(feature: CompiledFeature) -> Scalar:
+    """A Float64 feature's default as a float, however it was written."""
+    is_int = type(feature.default) is int and feature.output_dtype == "Float64"
+    return float(feature.default) if is_int else feature.default  # type: ignore[arg-type]
 
 
-def _column(values: list[Scalar], known: list[bool], aged: list[bool], default: Scalar) -> FeatureColumn:
-    if all(known) and not any(aged):
-        return FeatureColumn(values, ["NULL_VALUE" if value is None else "PRESENT" for value in values])
-    statuses: list[Status] = []
-    out: list[Scalar] = []
-    for value, is_known, is_aged in zip(values, known, aged, strict=True):
-        if not is_known:
-            out.append(default)
-            statuses.append("NOT_FOUND")
-        elif is_aged:
-            out.append(None)
-            statuses.append("OUTSIDE_MAX_AGE")
+def _standing(newest_us: Sequence[int], tiles: TileTable, as_of_us: int, ttl_us: int) -> list[Status | None]:
+    """Of each entity NOT_FOUND without an event before `as_of_us`, OUTSIDE_MAX_AGE past the ttl, None otherwise."""
+    oldest_us = as_of_us - ttl_us if ttl_us else NO_TIME
+    standing: list[Status | None] = []
+    for entity, newest in enumerate(newest_us):
+        if newest == NO_TIME:
+            standing.append("NOT_FOUND")
+        elif newest < as_of_us:
+            standing.append("OUTSIDE_MAX_AGE" if newest < oldest_us else None)
         else:
-            out.append(value)
-            statuses.append("NULL_VALUE" if value is None else "PRESENT")
+            # Read as of an instant before its newest event: a tile that begins earlier tells that it was known.
+            earlier = bool((tiles.start[tiles.entity == entity] < as_of_us).any())
+            standing.append(None if earlier else "NOT_FOUND")
+    return standing
+
+
+def _known_column(values: list[Scalar], present: list[Status]) -> FeatureColumn:
+    if None not in values:
+        return FeatureColumn(values, present)
+    return FeatureColumn(values, ["NULL_VALUE" if value is None else "PRESENT" for value in values])
+
+
+def _column(values: list[Scalar], standing: Sequence[Status | None], default: Scalar) -> FeatureColumn:
+    out: list[Scalar] = []
+    statuses: list[Status] = []
+    for value, status in zip(values, standing, strict=True):
+        if status is None:
+            status = "NULL_VALUE" if value is None else "PRESENT"
+        elif status == "NOT_FOUND":
+            value = default
+        else:
+            value = None
+        out.append(value)
+        statuses.append(status)
     return FeatureColumn(out, statuses)

@@ -11,8 +11,10 @@ then        for each text field its bytes, tile after tile
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
 
 import numpy as np
 import polars as pl
@@ -20,13 +22,15 @@ import pyarrow as pa
 
 from featurestore.batches import NO_TIME
 from featurestore.compile.view import CompiledView
-from featurestore.compute.slots import Column, Slot
+from featurestore.compute.slots import Column, Slot, StoredText
 from featurestore.compute.tiles import TileTable, empty_tiles
 from featurestore.errors import StoreFormatError
 from featurestore.shard.protocol import RowSet
 
 ROW_VERSION = 1
 HEAD = np.dtype([("version", "u1"), ("reserved", "V3"), ("tiles", "<u4"), ("newest", "<i8")])
+_HEAD_STRUCT = struct.Struct("<B3xIq")
+_NO_ROW = (ROW_VERSION, 0, NO_TIME)
 
 
 @lru_cache(maxsize=256)
@@ -76,59 +80,91 @@ def encode_rows(view: CompiledView, rows: RowSet) -> list[bytes]:
     return encoded
 
 
-def decode_rows(view: CompiledView, values: Sequence[bytes | None]) -> RowSet:
-    """Rows of the entities whose stored values are given in order; None: no row.
+class RowDecoder:
+    """Reads stored rows of a view; made once, for the arrangement of a tile's bytes is worked out here.
 
-    Raises StoreFormatError when a row was written by another format version.
+    slots: which of the view's slots to decode, all by default. lazy_text: text becomes StoredText, for reads.
     """
-    width = HEAD.itemsize
-    newest = np.full(len(values), NO_TIME, dtype=np.int64)
-    present = [i for i, value in enumerate(values) if value is not None]
-    found = [value for value in values if value is not None]
-    if not found:
-        return RowSet(empty_tiles(view.slots), newest)
-    heads = np.frombuffer(b"".join([value[:width] for value in found]), dtype=HEAD)
-    if bool((heads["version"] != ROW_VERSION).any()):
-        strange = int(heads["version"][heads["version"] != ROW_VERSION][0])
-        raise StoreFormatError(
-            f"view '{view.name}': a stored row has format {strange}, this version reads {ROW_VERSION}",
+
+    def __init__(self, view: CompiledView, *, slots: Sequence[Slot] | None = None, lazy_text: bool = False) -> None:
+        self._view_name = view.name
+        self._slots = tuple(view.slots if slots is None else slots)
+        self._dtype = _tile_dtype(view.slots, view.keeps_late)
+        self._keeps_late = view.keeps_late
+        self._fields = tuple(field for slot in self._slots for field in slot.fields)
+        wanted = {name for name, _ in self._fields}
+        # Texts lie one field after another: those before a wanted one must be measured, too.
+        self._texts = _text_fields(view.slots)
+        while self._texts and self._texts[-1] not in wanted:
+            self._texts = self._texts[:-1]
+        self._wanted = wanted
+        self._make_text = _stored_text if lazy_text else _text_series
+
+    def decode(self, values: Sequence[bytes | None]) -> RowSet:
+        """Rows of the entities whose stored values are given in order; None: no row.
+
+        Raises StoreFormatError when a row was written by another format version.
+        """
+        width = HEAD.itemsize
+        heads = [_NO_ROW if value is None else _HEAD_STRUCT.unpack_from(value) for value in values]
+        for version, _, _ in heads:
+            if version != ROW_VERSION:
+                raise self._strange(version)
+        newest = np.array([head[2] for head in heads], dtype=np.int64)
+        found = [value for value in values if value is not None]
+        if not found:
+            return RowSet(empty_tiles(self._slots), newest)
+        size = self._dtype.itemsize
+        counts = [head[1] for head in heads]
+        ends = [width + head[1] * size for head in heads if head is not _NO_ROW]
+        body = b"".join([value[width:end] for value, end in zip(found, ends, strict=True)])
+        records = np.frombuffer(body, dtype=self._dtype)
+        fields: dict[str, Column] = {
+            # Copies, for the kernels are slow on strided arrays.
+            name: records[name].copy()
+            for name, kind in self._fields
+            if kind != "str"
+        }
+        if self._texts:
+            present = [head[1] for head in heads if head is not _NO_ROW]
+            fields.update(self._decode_texts(records, found, ends, present))
+        entity = np.arange(len(values), dtype=np.int64).repeat(counts)
+        late = records["late"].copy() if self._keeps_late else np.full(len(records), NO_TIME, dtype=np.int64)
+        ordered = {name: fields[name] for name, _ in self._fields}
+        return RowSet(TileTable(entity, records["start"].copy(), late, ordered), newest)
+
+    def _decode_texts(
+        self, records: np.ndarray, found: list[bytes], starts: list[int], counts: list[int]
+    ) -> dict[str, Column]:
+        """Text fields. starts: where each row's text begins; counts: tiles of each row."""
+        out: dict[str, Column] = {}
+        bounds = [0, *accumulate(counts)]
+        for name in self._texts:
+            lengths = records[name].astype(np.int64)
+            ends = np.zeros(len(lengths) + 1, dtype=np.int64)
+            np.maximum(lengths, 0).cumsum(out=ends[1:])
+            edges = ends[bounds].tolist()
+            row_bytes = [end - start for start, end in pairwise(edges)]
+            if name in self._wanted:
+                text = b"".join([value[s : s + n] for value, s, n in zip(found, starts, row_bytes, strict=True)])
+                out[name] = self._make_text(text, ends, lengths)
+            starts = [s + n for s, n in zip(starts, row_bytes, strict=True)]
+        return out
+
+    def _strange(self, version: int) -> StoreFormatError:
+        return StoreFormatError(
+            f"view '{self._view_name}': a stored row has format {version}, this version reads {ROW_VERSION}",
             hint="use the featurestore version that wrote the store, or begin with an empty data_dir",
         )
-    rows = np.asarray(present, dtype=np.int64)
-    newest[rows] = heads["newest"]
-    counts = heads["tiles"].astype(np.int64)
-    dtype = _tile_dtype(view.slots, view.keeps_late)
-    text_names = _text_fields(view.slots)
-    if text_names:
-        ends = (width + counts * dtype.itemsize).tolist()
-        body = b"".join([value[width:end] for value, end in zip(found, ends, strict=True)])
-    else:
-        body = b"".join([value[width:] for value in found])
-    records = np.frombuffer(body, dtype=dtype)
-    fields: dict[str, Column] = {}
-    for slot in view.slots:
-        for name, kind in slot.fields:
-            if kind != "str":
-                fields[name] = np.ascontiguousarray(records[name])
-    bounds = np.append(0, np.cumsum(counts))
-    starts = ends if text_names else []
-    for name in text_names:
-        lengths = records[name].astype(np.int64)
-        sizes = np.append(0, np.cumsum(np.maximum(lengths, 0)))
-        row_sizes = np.diff(sizes[bounds]).tolist()
-        text = b"".join([value[s : s + n] for value, s, n in zip(found, starts, row_sizes, strict=True)])
-        starts = [s + n for s, n in zip(starts, row_sizes, strict=True)]
-        fields[name] = _text_series(text, sizes, lengths >= 0)
-    entity = np.repeat(rows, counts)
-    start = np.ascontiguousarray(records["start"])
-    late = np.ascontiguousarray(records["late"]) if view.keeps_late else np.full(len(start), NO_TIME, dtype=np.int64)
-    ordered = {name: fields[name] for slot in view.slots for name, _ in slot.fields}
-    return RowSet(TileTable(entity, start, late, ordered), newest)
 
 
-def _text_series(text: bytes, offsets: np.ndarray, valid: np.ndarray) -> pl.Series:
-    validity = pa.array(valid).buffers()[1]
+def _stored_text(text: bytes, offsets: np.ndarray, lengths: np.ndarray) -> Column:
+    return StoredText(text, offsets[:-1], lengths)
+
+
+def _text_series(text: bytes, offsets: np.ndarray, lengths: np.ndarray) -> Column:
+    validity = pa.array(lengths >= 0).buffers()[1]
     buffers = [validity, pa.py_buffer(np.ascontiguousarray(offsets, dtype=np.int64)), pa.py_buffer(text)]
-    series = pl.from_arrow(pa.Array.from_buffers(pa.large_utf8(), len(valid), buffers))
+    series = pl.from_arrow(pa.Array.from_buffers(pa.large_utf8(), len(lengths), buffers))
     assert isinstance(series, pl.Series)
     return series

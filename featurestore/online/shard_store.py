@@ -16,7 +16,7 @@ import rocksdict
 from featurestore.compile.view import CompiledView
 from featurestore.online import layout
 from featurestore.online.rocks import RocksMemory, open_primary, rocks_errors
-from featurestore.online.rows import decode_rows, encode_rows
+from featurestore.online.rows import RowDecoder, encode_rows
 from featurestore.shard.protocol import Commit, RowSet, ViewState
 
 _STATE_DECODER = msgspec.msgpack.Decoder(ViewState)
@@ -57,6 +57,7 @@ class RocksShardStore:
         self._options = rocksdict.WriteOptions()
         self._options.sync = fsync
         self._clock = clock
+        self._decoders: dict[tuple[int, int], RowDecoder] = {}
         self._outbox = self._load_outbox()
         meta = self._db.get(layout.META)
         self._next_sequence, self._next_run = (0, 0) if meta is None else _META.unpack(meta)
@@ -69,7 +70,10 @@ class RocksShardStore:
     def read_rows(self, view: CompiledView, keys: Sequence[str]) -> RowSet:
         """See `ShardStore.read_rows`."""
         prefix = layout.row_prefix(view)
-        return decode_rows(view, self._get([prefix + key.encode() for key in keys]))
+        decoder = self._decoders.get((view.view_id, view.version))
+        if decoder is None:
+            decoder = self._decoders[view.view_id, view.version] = RowDecoder(view)
+        return decoder.decode(self._get([prefix + key.encode() for key in keys]))
 
     def read_pending(
         self, view: CompiledView, dataset_index: int, from_us: int, to_us: int

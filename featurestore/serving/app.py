@@ -3,66 +3,78 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from featurestore.errors import FeatureStoreError, RequestTooLargeError
+from featurestore.errors import FeatureStoreError, RequestError
+from featurestore.serving.limits import Limits
 from featurestore.serving.metrics import ServingMetrics
-from featurestore.serving.protocol import OnlineRequest, decode_request, encode_error, encode_response
+from featurestore.serving.protocol import (
+    BodyTooLargeError,
+    OnlineRequest,
+    decode_request,
+    encode_error,
+    encode_response,
+)
 from featurestore.serving.service import FeatureService
 
 log = structlog.get_logger(__name__)
 
+READ_PATH = "/get-online-features"
 INLINE_VALUES_MAX = 2_000
 """Reads of more values than this run in a thread, so that they don't hold up small ones."""
+DISCARDED_BYTES_MAX = 16 * 2**20
+"""How much of a body that is too large is read and dropped, so that the client gets the answer and no reset."""
 
 _JSON = "application/json"
-_SERVER_ERROR = 500
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one request may ask for. max_values: entities times features."""
+def build_app(
+    service: FeatureService,
+    metrics: ServingMetrics,
+    limits: Limits | None = None,
+    *,
+    draining: Callable[[], bool] = lambda: False,
+) -> ASGIApp:
+    """The ASGI application. The caller refreshes the service.
 
-    max_request_bytes: int = 2**20
-    max_values: int = 100_000
-
-
-def build_app(service: FeatureService, metrics: ServingMetrics, limits: Limits) -> Starlette:
-    """The ASGI application. The caller refreshes the service."""
+    draining: whether the server is about to end; then /ready says so, while reads are still answered.
+    """
+    reads = _Reads(service, metrics, limits or Limits())
 
     async def health(request: Request) -> Response:
         return Response(b'{"status":"ok"}', media_type=_JSON)
 
     async def ready(request: Request) -> Response:
         state = service.readiness()
+        is_ready = state.ready and not draining()
         body = msgspec.json.encode(
             {
-                "status": "ready" if state.ready else "not_ready",
-                "reason": state.reason,
+                "status": "ready" if is_ready else "not_ready",
+                "reason": "the server is ending" if draining() else state.reason,
                 "views": state.views,
                 "missing_stores": state.missing_stores,
             }
         )
-        return Response(body, 200 if state.ready else 503, media_type=_JSON)
+        return Response(body, 200 if is_ready else 503, media_type=_JSON)
 
     async def exposition(request: Request) -> Response:
         metrics.freshness(service.latest_us())
         body, content_type = metrics.exposition()
         return Response(body, headers={"content-type": content_type})
 
-    return Starlette(
+    routes = Starlette(
         routes=[
-            Route("/get-online-features", ReadEndpoint(service, metrics, limits), methods=["POST"]),
+            Route(READ_PATH, reads, methods=["POST"]),
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", exposition),
@@ -70,9 +82,18 @@ def build_app(service: FeatureService, metrics: ServingMetrics, limits: Limits) 
         exception_handlers={HTTPException: _http_error},
     )
 
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # Routing, middleware and Request objects would be a fifth of a small read's time.
+        if scope["type"] == "http" and scope["path"] == READ_PATH and scope["method"] == "POST":
+            await reads(scope, receive, send)
+        else:
+            await routes(scope, receive, send)
 
-class ReadEndpoint:
-    """POST /get-online-features as bare ASGI: a fifth of the time of a small read would go into request objects."""
+    return app
+
+
+class _Reads:
+    """Answers POST /get-online-features; ASGI without a framework."""
 
     def __init__(self, service: FeatureService, metrics: ServingMetrics, limits: Limits) -> None:
         self._service = service
@@ -80,57 +101,67 @@ class ReadEndpoint:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; the body is JSON whatever happens."""
         started = time.perf_counter()
         try:
-            asked = decode_request(await self._body(receive))
-            values = _value_count(asked)
-            if values > self._limits.max_values:
-                raise RequestTooLargeError(
-                    f"the request asks for {values:,} values (entities times features); "
-                    f"the limit is {self._limits.max_values:,}",
-                    hint="ask for fewer entities at a time, or raise [serving] max_values",
-                )
-            if values > INLINE_VALUES_MAX:
-                body = await run_in_threadpool(_answer, self._service, asked)
+            body = await self._body(scope, receive)
+            if body is None:
+                return  # the client has gone
+            asked = decode_request(body)
+            self._limits.check(asked)
+            if _value_count(asked) > INLINE_VALUES_MAX:
+                answer = await run_in_threadpool(self._answer, asked)
             else:
-                body = _answer(self._service, asked)
+                answer = self._answer(asked)
             status = 200
-        except ClientDisconnect:
-            return
         except FeatureStoreError as error:
-            status, body = encode_error(error)
-            if status >= _SERVER_ERROR:
+            status, answer = encode_error(error)
+            if status >= 500:
                 log.warning("read_failed", status=status, error=str(error))
         except Exception as error:
             # A caller must get JSON whatever happens; the trace stays here.
             log.exception("read_failed", status=500)
-            status, body = encode_error(FeatureStoreError(f"internal error: {type(error).__name__}"))
+            status, answer = encode_error(FeatureStoreError(f"internal error: {type(error).__name__}"))
         self._metrics.request(time.perf_counter() - started)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+        if status == 413:
+            headers.append((b"connection", b"close"))  # what is left of the body is not read
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": answer})
 
-    async def _body(self, receive: Receive) -> bytes:
-        """The whole body. Raises RequestTooLargeError as soon as it is longer than allowed."""
-        message = await receive()
-        body: bytes = message.get("body", b"")
+    def _answer(self, request: OnlineRequest) -> bytes:
+        return encode_response(self._service.answer(request))
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The request's body, None when the client went away. Raises BodyTooLargeError."""
+        most = self._limits.max_body_bytes
+        headers = dict(scope["headers"])
+        announced = int(headers.get(b"content-length", b"0"))
+        if announced > most and (b"expect" in headers or announced > DISCARDED_BYTES_MAX):
+            raise _too_large(most)
+        parts: list[bytes] = []
+        size = 0
         while True:
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            if len(body) > self._limits.max_request_bytes:
-                raise RequestTooLargeError(
-                    f"the request body is longer than {self._limits.max_request_bytes:,} bytes",
-                    hint="ask for fewer entities at a time, or raise [serving] max_request_bytes",
-                )
-            if not message.get("more_body", False):
-                return body
             message = await receive()
-            body += message.get("body", b"")
+            if message["type"] == "http.disconnect":
+                return None
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= most:
+                parts.append(part)
+            elif size > DISCARDED_BYTES_MAX:
+                raise _too_large(most)
+            if not message.get("more_body", False):
+                break
+        if size > most:
+            raise _too_large(most)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _answer(service: FeatureService, request: OnlineRequest) -> bytes:
-    return encode_response(service.answer(request))
+def _too_large(most: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the request's body is larger than the {most:,} bytes that the server takes (max_body_bytes)",
+        hint="split the request, or raise [serving] max_body_bytes",
+    )
 
 
 def _value_count(request: OnlineRequest) -> int:
@@ -141,5 +172,5 @@ def _value_count(request: OnlineRequest) -> int:
 async def _http_error(request: Request, error: Exception) -> Response:
     """No such path, wrong method."""
     assert isinstance(error, HTTPException)
-    _, body = encode_error(FeatureStoreError(f"{request.method} {request.url.path}: {error.detail}"))
+    _, body = encode_error(RequestError(f"{request.method} {request.url.path}: {error.detail}"))
     return Response(body, error.status_code, headers=error.headers, media_type=_JSON)

@@ -25,9 +25,11 @@ import structlog
 import uvicorn
 
 from featurestore.errors import ConfigError, FeatureStoreError
-from featurestore.serving.app import Limits, build_app
+from featurestore.serving.app import build_app
+from featurestore.serving.limits import Limits
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.service import Clock, FeatureService
+from featurestore.serving.transport import OneWriteProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -104,13 +106,13 @@ def run_worker(options: ServerOptions, listener: socket.socket, parent: Connecti
     follower = threading.Thread(target=follow, args=(service, options.refresh_interval_s, stop))
     config = uvicorn.Config(
         build_app(service, metrics, options.limits),
-        http="httptools",
+        http=OneWriteProtocol,
         loop="auto",
         lifespan="off",
-        access_log=False,
-        # Nothing here asks where a request came from; each costs a few microseconds a request.
+        ws="none",
         proxy_headers=False,
         server_header=False,
+        access_log=False,
         log_config=None,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
     )

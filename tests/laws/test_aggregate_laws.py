@@ -57,7 +57,7 @@ def finalized(table: TileTable, name: str, dtype: str) -> object:
     fields: dict = {}
     for slot in slots_of(name, dtype):
         fields.update(merge_slot(slot, table.fields, ranges))
-    return AGGREGATES[name].finalize(fields, "x").to_list(AGGREGATES[name].output(dtype))[0]
+    return AGGREGATES[name].finalize(fields, "x").series()[0]
 
 
 def same(a: object, b: object, scale: float) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from featurestore.batches import NO_TIME
 from featurestore.compute.tiles import TileTable
 from featurestore.errors import StoreFormatError
-from featurestore.online.rows import decode_rows, encode_rows
+from featurestore.online.rows import RowDecoder, encode_rows
 from featurestore.shard.protocol import RowSet
 from tests.factories import LIFETIME, compiled, feature, sliding, tumbling
 
@@ -48,7 +48,7 @@ def row_sets(draw) -> RowSet:
 def test_rows_are_read_back_as_they_were_written_with_absent_ones_between(rows, data):
     values: list[bytes | None] = list(encode_rows(VIEW, rows))
     gap = data.draw(st.integers(0, len(values)))
-    back = decode_rows(VIEW, [*values[:gap], None, *values[gap:]])
+    back = RowDecoder(VIEW).decode([*values[:gap], None, *values[gap:]])
     assert back.newest_us[gap] == NO_TIME
     assert np.delete(back.newest_us, gap).tolist() == rows.newest_us.tolist()
     moved = np.where(rows.tiles.entity >= gap, rows.tiles.entity + 1, rows.tiles.entity)
@@ -87,4 +87,4 @@ def test_the_bytes_of_a_row_are_those_of_format_version_1():
 
 def test_a_row_of_another_format_version_is_refused_by_name():
     with pytest.raises(StoreFormatError, match="format 9"):
-        decode_rows(VIEW, [b"\x09" + bytes(15)])
+        RowDecoder(VIEW).decode([b"\x09" + bytes(15)])

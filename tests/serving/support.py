@@ -26,7 +26,8 @@ from featurestore.online.rocks import RocksMemory
 from featurestore.online.shard_store import RocksShardStore
 from featurestore.online.source_store import open_source_store
 from featurestore.registry import Registry
-from featurestore.serving.app import Limits, build_app
+from featurestore.serving.app import build_app
+from featurestore.serving.limits import Limits
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.server import bind, follow, url_of
 from featurestore.serving.service import FeatureService

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from featurestore.client import FeatureStoreClient
-from featurestore.errors import MalformedRequestError
-from featurestore.serving.app import Limits
+from featurestore.errors import RequestTooLargeError
+from featurestore.serving.limits import Limits
 from featurestore.serving.service import FeatureService
 from tests.serving.support import NOON, event, register, served, write_store
 
-LIMITS = Limits(max_request_bytes=2_000, max_values=40)
+LIMITS = Limits(max_body_bytes=2_000, max_entities=20, max_features=2)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 def body(entities: int, features: int = 1, padding: int = 0) -> dict[str, Any]:
-    names = ["card_activity:count_10m", "card_activity:amount_sum_10m"][:features]
+    names = ["card_activity:count_10m", "card_activity:amount_sum_10m", "card_activity:merchant_last"][:features]
     return {"features": names, "entities": {"card_id": [f"c{n}" for n in range(entities)]}, "ignored": "x" * padding}
 
 
@@ -41,12 +41,21 @@ def test_what_is_within_the_limits_is_answered(url: str) -> None:
     assert len(answer.json()["results"][2]["values"]) == 20
 
 
-def test_more_values_than_allowed_are_refused_naming_the_limit(url: str) -> None:
-    answer = httpx.post(f"{url}/get-online-features", json=body(21, 2))
-    assert answer.status_code == 413
+@pytest.mark.parametrize(
+    ("entities", "features", "says", "setting"),
+    [
+        (21, 1, "21 entities, the server takes 20", "max_entities"),
+        (1, 3, "3 features, the server takes 2", "max_features"),
+    ],
+)
+def test_more_than_allowed_is_refused_naming_the_limit(
+    url: str, entities: int, features: int, says: str, setting: str
+) -> None:
+    answer = httpx.post(f"{url}/get-online-features", json=body(entities, features))
+    assert answer.status_code == 422
     detail = json.loads(answer.json())
-    assert "42 values (entities times features); the limit is 40" in detail["message"]
-    assert "max_values" in detail["hint"]
+    assert says in detail["message"]
+    assert setting in detail["hint"]
 
 
 @pytest.mark.parametrize("in_chunks", [False, True])
@@ -55,12 +64,13 @@ def test_a_longer_body_than_allowed_is_refused_before_it_is_read_whole(url: str,
     chunks = iter([content[:1_000], content[1_000:2_500], content[2_500:]])
     answer = httpx.post(f"{url}/get-online-features", content=chunks if in_chunks else content)
     assert answer.status_code == 413
-    assert "longer than 2,000 bytes" in json.loads(answer.json())["message"]
+    assert "2,000" in json.loads(answer.json())["message"]
+    assert "max_body_bytes" in answer.text
     assert httpx.post(f"{url}/get-online-features", json=body(1)).status_code == 200
 
 
 def test_the_client_raises_it_as_the_callers_mistake(url: str) -> None:
-    with FeatureStoreClient(url) as client, pytest.raises(MalformedRequestError, match="the limit is 40"):
+    with FeatureStoreClient(url) as client, pytest.raises(RequestTooLargeError, match="41 entities"):
         client.get_online_features(
             features=["card_activity:count_10m"], entities={"card_id": [str(n) for n in range(41)]}
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from featurestore.batches import NO_TIME
-from featurestore.compile.keys import shards_of
+from featurestore.compile.keys import shard_of
 from featurestore.compile.view import CompiledView
 from featurestore.offline.snapshots import OutboxEntry, SnapshotDataset
 from featurestore.online import layout
@@ -139,7 +139,7 @@ class _MemoryReader(OnlineReader):
     def _value(self, view: CompiledView, key: str) -> bytes | None:
         place = view.name, key
         if place not in self._encoded:
-            rows = self._stores[shards_of([key], len(self._stores))[0]].read_rows(view, [key])
+            rows = self._stores[shard_of(key.encode(), len(self._stores))].read_rows(view, [key])
             self._encoded[place] = None if rows.newest_us[0] == NO_TIME else encode_rows(view, rows)[0]
         return self._encoded[place]
 

@@ -1,0 +1,1 @@
+"""Reads over HTTP: latency, throughput and freshness (benchmarks/README.md)."""
