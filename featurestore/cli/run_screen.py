@@ -69,7 +69,9 @@ class RunScreen:
 
 
 def progress_panel(progress: RunProgress, rates: dict[str, float]) -> Group:
-    """Two tables: sources and views. rates: messages per second by source."""
+    """Two tables: sources and views; nothing before there are any. rates: messages per second by source."""
+    if not progress.sources:
+        return Group()
     sources = _table("source", "events/s", "read", "lag", "late, merged", "too late", "dead letters", "watermark")
     for name, source in sorted(progress.sources.items()):
         counts = (source.read, source.lag, source.late, source.too_late, source.dead_letters)
