@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -30,8 +31,7 @@ class RunScreen:
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="featurestore-metrics-")
-        self.metrics_dir = Path(self._folder.name)
+        self.metrics_dir = Path(tempfile.mkdtemp(prefix="featurestore-metrics-"))
         self._read_end, self.stderr = os.pipe()
         self._rates = Rates()
         self._console = Console(file=sys.stderr, highlight=False)
@@ -56,7 +56,9 @@ class RunScreen:
         # What has not ended with the run must not keep the command.
         self._copying.join(COPY_TIMEOUT_S)
         self._live.stop()
-        self._folder.cleanup()
+        # Under another name nobody writes into it any more; else a thread would fill it while it is removed.
+        gone = self.metrics_dir.rename(self.metrics_dir.with_name(f"{self.metrics_dir.name}-gone"))
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _copy_log(self) -> None:
         with os.fdopen(self._read_end, errors="replace") as lines:
