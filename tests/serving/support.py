@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -27,9 +28,11 @@ from featurestore.online.shard_store import RocksShardStore
 from featurestore.online.source_store import open_source_store
 from featurestore.registry import Registry
 from featurestore.serving.app import build_app
+from featurestore.serving.limits import Limits
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.server import bind, follow, url_of
 from featurestore.serving.service import FeatureService
+from featurestore.serving.transport import OneWriteProtocol
 from featurestore.shard.processor import ShardProcessor
 from featurestore.shard.protocol import Fence, ShardBatch
 from tests.factories import LIFETIME, MINUTE, sliding, source_spec
@@ -187,11 +190,11 @@ def write_store(data_dir: Path, events: Sequence[Event]) -> None:
 
 
 @contextlib.contextmanager
-def served(service: FeatureService, *, refresh_s: float = 0.02) -> Iterator[str]:
+def served(service: FeatureService, *, refresh_s: float = 0.02, limits: Limits | None = None) -> Iterator[str]:
     """The service behind a real server in a thread; gives its URL."""
     listener = bind("127.0.0.1", 0)
-    config = uvicorn.Config(build_app(service, ServingMetrics()), http="httptools", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
+    app = build_app(service, ServingMetrics(), limits)
+    server = uvicorn.Server(uvicorn.Config(app, http=OneWriteProtocol, lifespan="off", log_config=None))
     stop = threading.Event()
     threads = [
         threading.Thread(target=server.run, kwargs={"sockets": [listener]}),
@@ -211,11 +214,16 @@ def served(service: FeatureService, *, refresh_s: float = 0.02) -> Iterator[str]
 
 
 @contextlib.contextmanager
-def serve_command(data_dir: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`featurestore serve` in a process of its own; gives it and its URL."""
+def serve_command(data_dir: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`featurestore serve` in a process of its own, with these environment variables; gives it and its URL."""
     command = [sys.executable, "-m", "featurestore", "serve", "--port", "0", "--data-dir", str(data_dir)]
     process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
     )
     try:
         assert process.stdout is not None
