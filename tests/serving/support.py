@@ -95,14 +95,61 @@ ACCOUNT = ViewSpec(
 )
 VIEWS = (CARD, ACCOUNT)
 
-Event = tuple[str, int, str, float | None, str, int]
-"""card_id, account, region, amount, merchant, event time in µs."""
+
+def _last(column: str, dtype: str) -> FeatureSpec:
+    return FeatureSpec(
+        name=f"{column}_last", function="last", window=LIFETIME, output_dtype=dtype, column=column, input_dtype=dtype
+    )
+
+
+LASTS = (_last("amount", "Float64"), _last("merchant", "String"), _last("number", "Int64"), _last("flag", "Boolean"))
+"""The newest value of every type that a feature can have."""
+BY_NUMBER = ViewSpec(
+    name="by_number",
+    source=SOURCE.name,
+    entities=(EntitySpec(name="number", join_keys=(JoinKeySpec(name="account", dtype="Int64"),)),),
+    features=LASTS,
+)
+BY_TEXT = ViewSpec(
+    name="by_text",
+    source=SOURCE.name,
+    entities=(EntitySpec(name="text", join_keys=(JoinKeySpec(name="card_id", dtype="String"),)),),
+    features=LASTS,
+)
+BY_FLAG = ViewSpec(
+    name="by_flag",
+    source=SOURCE.name,
+    entities=(EntitySpec(name="flag", join_keys=(JoinKeySpec(name="flag", dtype="Boolean"),)),),
+    features=LASTS,
+)
+BY_ALL = ViewSpec(
+    name="by_all",
+    source=SOURCE.name,
+    entities=(
+        EntitySpec(
+            name="all",
+            join_keys=(
+                JoinKeySpec(name="flag", dtype="Boolean"),
+                JoinKeySpec(name="account", dtype="Int64"),
+                JoinKeySpec(name="card_id", dtype="String"),
+            ),
+        ),
+    ),
+    features=LASTS,
+)
+TYPED_VIEWS = (BY_NUMBER, BY_TEXT, BY_FLAG, BY_ALL)
+"""A view for every type of join key, and one for all together."""
+
+Event = tuple[str, int, str, float | None, str, int, bool, int]
+"""card_id, account, region, amount, merchant, number, flag, event time in µs."""
 _SCHEMA = {
     "card_id": pl.String,
     "account": pl.Int64,
     "region": pl.String,
     "amount": pl.Float64,
     "merchant": pl.String,
+    "number": pl.Int64,
+    "flag": pl.Boolean,
     "event_time": pl.Int64,
 }
 
@@ -114,9 +161,11 @@ def event(
     merchant: str = "m1",
     account: int = 1,
     region: str = "eu",
+    number: int = 0,
+    flag: bool = False,
     at_us: int = NOON,
 ) -> Event:
-    return (card, account, region, amount, merchant, at_us)
+    return (card, account, region, amount, merchant, number, flag, at_us)
 
 
 def register(data_dir: Path, views: Sequence[ViewSpec] = VIEWS) -> None:
