@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import pytest
 
+from featurestore import Entity
 from featurestore.cli import main
 from featurestore.client import FeatureStoreClient
-from featurestore.errors import MalformedRequestError
+from featurestore.errors import DefinitionError, MalformedRequestError
 from featurestore.serving import FeatureService
 from tests.serving.support import NOON, ROOT, SECOND, TYPED_VIEWS, event, register, served, write_store
 
@@ -179,6 +181,13 @@ def test_a_key_of_another_type_is_refused_by_name(
     with pytest.raises(MalformedRequestError) as caught:
         ask(feature, {column: [value]})
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [pl.Binary, pl.Date, pl.Datetime("us", "UTC"), pl.Float64, pl.UInt64])
+def test_bytes_times_and_floats_can_not_be_keys(dtype: object) -> None:
+    with pytest.raises(DefinitionError, match="can't be a key") as caught:
+        Entity("card", join_keys={"card_id": dtype})
+    assert "pl.String, pl.Int64 or pl.Boolean" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("keys", ['{"account": [1e400]}', '{"account": [NaN]}', '{"account": [%s]}' % ("9" * 5000)])
