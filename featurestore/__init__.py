@@ -1,4 +1,4 @@
-"""A streaming feature store: what a pipeline author writes.
+"""A streaming feature store: what a pipeline author writes, and `FeatureStore`, which reads what came of it.
 
 Importing this package is cheap; the definitions bring polars when the first of them is used.
 """
@@ -14,25 +14,37 @@ if TYPE_CHECKING:
     from featurestore.definitions.source import KafkaSource
     from featurestore.definitions.view import StreamFeatureView
     from featurestore.definitions.windows import hopping, lifetime, sliding, tumbling
+    from featurestore.feature_store import FeatureStore
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Entity": "entity",
-    "KafkaSource": "source",
-    "StreamFeatureView": "view",
-    "hopping": "windows",
-    "lifetime": "windows",
-    "sliding": "windows",
-    "tumbling": "windows",
+    "Entity": "definitions.entity",
+    "FeatureStore": "feature_store",
+    "KafkaSource": "definitions.source",
+    "StreamFeatureView": "definitions.view",
+    "hopping": "definitions.windows",
+    "lifetime": "definitions.windows",
+    "sliding": "definitions.windows",
+    "tumbling": "definitions.windows",
 }
 
-__all__ = ["Entity", "KafkaSource", "StreamFeatureView", "agg", "hopping", "lifetime", "sliding", "tumbling"]
+__all__ = [
+    "Entity",
+    "FeatureStore",
+    "KafkaSource",
+    "StreamFeatureView",
+    "agg",
+    "hopping",
+    "lifetime",
+    "sliding",
+    "tumbling",
+]
 
 
 def __getattr__(name: str) -> object:
     if name == "agg":
         return importlib.import_module("featurestore.definitions.agg")
     if name in _HOMES:
-        return getattr(importlib.import_module(f"featurestore.definitions.{_HOMES[name]}"), name)
+        return getattr(importlib.import_module(f"featurestore.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'featurestore' has no attribute {name!r}")

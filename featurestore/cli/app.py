@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli import apply, broker, demo, get, init, plan, produce, run, serve, status
+from featurestore.cli import (
+    apply,
+    broker,
+    dead_letters,
+    demo,
+    get,
+    init,
+    late,
+    offline,
+    plan,
+    produce,
+    run,
+    serve,
+    status,
+    view,
+)
 
 app = typer.Typer(
     help="A streaming feature store: Kafka in, RocksDB for inference, Parquet for training.",
@@ -49,3 +64,7 @@ app.command("get", epilog=get.EXAMPLES)(get.get)
 app.command("broker", epilog=broker.EXAMPLES)(broker.broker)
 app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
 app.command("status", epilog=status.EXAMPLES)(status.status)
+app.add_typer(offline.app, name="offline")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(late.app, name="late")
+app.add_typer(view.app, name="view")

@@ -11,31 +11,32 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from featurestore.cli.init import TEMPLATE, write_project
 from featurestore.config import ENV_PREFIX
 from featurestore.errors import FeatureStoreError, StoreError
-from featurestore.sources.embedded import EmbeddedAddress, embedded_address
+from featurestore.examples import Example, write_project
+from featurestore.sources.embedded import EMBEDDED, EmbeddedAddress, embedded_address
 
 STOP_WAIT_S = 15.0
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stage:
-    """Processes of the demo in its folder. Everything they print goes to `logs/NAME.log`.
+    """Processes of the demo of one example in its folder. Everything they print goes to `logs/NAME.log`.
 
     While it is entered a signal to end raises KeyboardInterrupt, except where that would leave a process behind.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, example: Example) -> None:
         self.folder = folder
+        self._example = example
         self.data_dir = folder / "data"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._deferring = False
         self._interrupted = False
 
     def __enter__(self) -> Stage:
-        if not all((self.folder / name).exists() for name in TEMPLATE):
-            write_project(self.folder)
+        if not all((self.folder / name).exists() for name in self._example.files):
+            write_project(self.folder, self._example)
         (self.folder / "logs").mkdir(exist_ok=True)
         for number in ENDING_SIGNALS:
             signal.signal(number, self._on_signal)
@@ -51,9 +52,15 @@ class Stage:
 
     def start(self, name: str, *arguments: str, **variables: str) -> None:
         """Start a command of the same command line in the folder, with further environment variables."""
-        # Settings of another project in the caller's environment must not lead the demo to a real broker.
+        # Neither settings of another project in the caller's environment nor those that the folder has been given since
+        # must lead the demo to a real broker.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
-        environment = {**inherited, "FEATURESTORE_WORKER__METRICS_PORT": "0", **variables}
+        own = {
+            f"{ENV_PREFIX}KAFKA__BOOTSTRAP_SERVERS": EMBEDDED,
+            f"{ENV_PREFIX}STORE__DATA_DIR": str(self.data_dir),
+            f"{ENV_PREFIX}WORKER__METRICS_PORT": "0",
+        }
+        environment = {**inherited, **own, **variables}
         self._deferring = True
         with (self.folder / "logs" / f"{name}.log").open("wb") as log:
             self._children[name] = subprocess.Popen(

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featurestore.examples import BY_NAME
+
 if TYPE_CHECKING:
     from featurestore.config import Settings
 
@@ -25,6 +27,33 @@ BootstrapServers = Annotated[
         show_default=False,
     ),
 ]
+EXAMPLE_NAMES = "|".join(BY_NAME)
+
+
+def check_example(name: str) -> str:
+    """The name of an example; wrong usage for any other."""
+    if name not in BY_NAME:
+        raise typer.BadParameter(f"there is no '{name}'; it is {', '.join(BY_NAME)}")
+    return name
+
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on stderr unless --yes was given; anything but yes ends the command with 1.
+
+    Raises ConfigError when there is no terminal to ask on.
+    """
+    import sys
+
+    from featurestore.errors import ConfigError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError("this asks before it acts, and nobody is at the terminal", hint="say --yes")
+    typer.confirm(question, abort=True, err=True)
 
 
 def load_settings(data_dir: Path | None = None, **overrides: object) -> "Settings":
@@ -39,3 +68,15 @@ def load_settings(data_dir: Path | None = None, **overrides: object) -> "Setting
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
     return Settings.load(Path.cwd(), options)
+
+
+def require_data_dir(settings: "Settings") -> Path:
+    """The data_dir. Raises StoreError when it is not there: a command that only looks makes nothing."""
+    from featurestore.errors import StoreError
+
+    if not settings.store.data_dir.is_dir():
+        raise StoreError(
+            f"there is no data in {settings.store.data_dir}",
+            hint="run it in the project's folder, or set [store] data_dir or --data-dir; new: featurestore init",
+        )
+    return settings.store.data_dir

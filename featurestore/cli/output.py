@@ -20,6 +20,16 @@ def print_json(value: object) -> None:
     sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
 
 
+def format_bytes(size: int) -> str:
+    """A size for people, in powers of 1024: "812 B", "3.4 MiB"."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
 def print_line(text: str) -> None:
     """One line of plain text."""
     sys.stdout.write(text + "\n")

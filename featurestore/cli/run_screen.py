@@ -19,6 +19,7 @@ from featurestore.cli.run_progress import Rates, RunProgress, read_run
 from featurestore.durations import format_instant
 
 REFRESH_PER_S = 2.0
+COPY_TIMEOUT_S = 2.0
 LONG_S = 86_400.0
 
 
@@ -52,7 +53,8 @@ class RunScreen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self.stderr)
-        self._copying.join()
+        # What has not ended with the run must not keep the command.
+        self._copying.join(COPY_TIMEOUT_S)
         self._live.stop()
         self._folder.cleanup()
 
@@ -67,7 +69,9 @@ class RunScreen:
 
 
 def progress_panel(progress: RunProgress, rates: dict[str, float]) -> Group:
-    """Two tables: sources and views. rates: messages per second by source."""
+    """Two tables: sources and views; nothing before there are any. rates: messages per second by source."""
+    if not progress.sources:
+        return Group()
     sources = _table("source", "events/s", "read", "lag", "late, merged", "too late", "dead letters", "watermark")
     for name, source in sorted(progress.sources.items()):
         counts = (source.read, source.lag, source.late, source.too_late, source.dead_letters)

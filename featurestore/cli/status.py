@@ -52,6 +52,9 @@ def status(
         ["view", "watermark", "newest event", "freshness", "complete since"],
         [[v.name, v.watermark, v.newest_event, _age(v.freshness_s), _since(v)] for v in report.views],
     )
+    for view in report.views:
+        if view.paused_since:
+            print_line(f"  {view.name}: paused since {view.paused_since}: featurestore view resume {view.name}")
 
 
 def _source_row(source: "SourceStatus") -> list[object]:

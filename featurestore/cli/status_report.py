@@ -9,17 +9,19 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import polars as pl
 
 from featurestore.batches import NO_TIME
+from featurestore.cli.options import require_data_dir
 from featurestore.compile.view import CompiledView, compile_view
 from featurestore.config import KafkaSettings, Settings
 from featurestore.definitions.specs import SourceSpec
 from featurestore.durations import format_instant
-from featurestore.errors import FeatureStoreError, StoreError
+from featurestore.errors import FeatureStoreError
 from featurestore.offline import layout as offline_layout
 from featurestore.offline.partition_archive import segment_files
 from featurestore.offline.read import archive_counts
@@ -84,6 +86,7 @@ class ViewStatus(msgspec.Struct, frozen=True):
     freshness_s: float | None
     complete_since: str | None
     from_beginning: bool
+    paused_since: str | None
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -96,15 +99,10 @@ class StatusReport(msgspec.Struct, frozen=True):
 
 def collect_status(settings: Settings) -> StatusReport:
     """Gather everything. Raises StoreError without a data_dir, RegistryError without a registry."""
-    data_dir = settings.store.data_dir
-    if not data_dir.is_dir():
-        raise StoreError(
-            f"there is no data in {data_dir}",
-            hint="run it in the project's folder, or set [store] data_dir or --data-dir; new: featurestore init",
-        )
+    data_dir = require_data_dir(settings)
     registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
     try:
-        views = registry.views()
+        views, paused = registry.views(), registry.paused()
         sources = {name: registry.source(name) for name in sorted({view.spec.source for view in views})}
     finally:
         registry.close()
@@ -114,9 +112,11 @@ def collect_status(settings: Settings) -> StatusReport:
     for name, source in sources.items():
         mine = [view for view in views if view.spec.source == name]
         states = read_states(data_dir, source, mine)
-        status = _source_status(data_dir, source, topics[name], states)
+        # A paused view falls behind on purpose.
+        running = {view: state for view, state in states.items() if view not in paused}
+        status = _source_status(data_dir, source, topics[name], running or states)
         source_statuses.append(status)
-        view_statuses += [_view_status(data_dir, view, states[view.spec.name], status) for view in mine]
+        view_statuses += [_view_status(data_dir, view, states[view.spec.name], status, paused) for view in mine]
     return StatusReport(str(data_dir), source_statuses, view_statuses)
 
 
@@ -202,7 +202,13 @@ def _source_status(
     )
 
 
-def _view_status(data_dir: Path, view: RegisteredView, states: Sequence[ViewState], source: SourceStatus) -> ViewStatus:
+def _view_status(
+    data_dir: Path,
+    view: RegisteredView,
+    states: Sequence[ViewState],
+    source: SourceStatus,
+    paused: Mapping[str, datetime],
+) -> ViewStatus:
     total = ViewCounts()
     for state in states:
         total = total.plus(state.counts)
@@ -230,6 +236,7 @@ def _view_status(data_dir: Path, view: RegisteredView, states: Sequence[ViewStat
         freshness_s=None if newest_us == NO_TIME else round(time.time() - newest_us / 1e6, 3),
         complete_since=since,
         from_beginning=from_beginning,
+        paused_since=paused[view.spec.name].isoformat() if view.spec.name in paused else None,
     )
 
 

@@ -56,7 +56,8 @@ class TileIndex:
         if self._ranks is not None:
             ranks: np.ndarray = np.searchsorted(self._ranks, start_us, side="left") + 1
             return ranks
-        clipped: np.ndarray = np.clip(start_us, self._low, self._low + self._span - 1)
+        # Faster than np.clip for the few numbers of a point read.
+        clipped: np.ndarray = np.minimum(np.maximum(start_us, self._low), self._low + self._span - 1)
         return clipped - self._low + 1
 
     def ranges(self, entity: np.ndarray, from_us: np.ndarray, to_us: np.ndarray) -> Ranges:

@@ -21,6 +21,9 @@ EVENTS: Kind = "events"
 LATE: Kind = "late"
 DEAD_LETTER: Kind = "dead_letter"
 
+FEATURES = "features"
+"""Folder of all snapshots."""
+
 SUFFIX = ".parquet"
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -75,9 +78,14 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
 
 
+def version_dir(root: Path, view: str, version: int) -> Path:
+    """Folder of all snapshot datasets of one view version."""
+    return root / FEATURES / view / f"v{version}"
+
+
 def snapshot_dir(root: Path, dataset: SnapshotDataset) -> Path:
     """Folder of a snapshot dataset."""
-    return root / "features" / dataset.view / f"v{dataset.version}" / dataset.window
+    return version_dir(root, dataset.view, dataset.version) / dataset.window
 
 
 def snapshot_name(writer_id: str, sequence: int) -> str:

@@ -68,6 +68,37 @@ def read_snapshots(
     )
 
 
+def scan_valid_snapshots(
+    root: Path, dataset: SnapshotDataset, join_keys: Sequence[str], schema: pl.Schema
+) -> pl.LazyFrame:
+    """The valid rows of a snapshot dataset, not yet read: of each key and window the one of the highest revision.
+
+    schema: columns of the dataset, for the case that it has no file yet. Files that appear later are not seen.
+    """
+    files = sorted(layout.snapshot_dir(root, dataset).glob(f"*{layout.SUFFIX}"))
+    rows = pl.scan_parquet(files, hive_partitioning=False) if files else pl.LazyFrame(schema=schema)
+    # Filters on keys and window_end go through `sort` and `unique` down to the files; through `over` they would not.
+    return rows.sort("revision").unique([*join_keys, WINDOW_END], keep="last", maintain_order=True)
+
+
+def read_side(root: Path, kind: Kind, source: str) -> pl.DataFrame:
+    """Late events or dead letters up to the archive's ends, with the topic's `generation` as a column, files in order.
+
+    An empty frame without columns when there is none. Right beside a running archive, as `archive_counts`.
+    """
+    frames = []
+    for events in _partition_dirs(root, EVENTS, source):
+        newest = newest_segment(events)
+        if newest is None:
+            continue
+        footer = read_segment_footer(newest)
+        inside = events.relative_to(layout.source_dir(root, EVENTS, source))
+        for _, path in segment_files(layout.source_dir(root, kind, source) / inside):
+            rows = read_frame(path).filter(pl.col(OFFSET) < footer.end)
+            frames.append(rows.with_columns(pl.lit(footer.generation).alias("generation")))
+    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+
+
 def archive_counts(root: Path, source: str) -> ArchiveCounts:
     """Count the archive by verdict, mostly from footers. Right beside a running archive and after a crash:
     late events and dead letters past a partition's end are not counted before its events are.

@@ -118,6 +118,11 @@ class SnapshotWriter:
         self._entries.extend(entries)
         self._rows += sum(entry.table.num_rows for entry in entries)
 
+    @property
+    def holds_rows(self) -> bool:
+        """Whether a write would write anything."""
+        return bool(self._entries)
+
     def due(self, now: float) -> bool:
         """Whether enough rows have gathered, or waited long enough, for a write."""
         if not self._entries:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -14,6 +16,16 @@ from featurestore.errors import StoreFormatError
 
 FOOTER_KEY = b"featurestore"
 """Key of our entry in a file's key-value metadata."""
+
+
+@dataclass(frozen=True)
+class FileFigures:
+    """What a file's footer says: rows, its size on disk, and the span of one time column (None without values)."""
+
+    rows: int
+    size_bytes: int
+    earliest: datetime | None
+    latest: datetime | None
 
 
 def write_frame(file: BinaryIO, frame: pl.DataFrame, *, footer: bytes, statistics: Sequence[str]) -> None:
@@ -84,6 +96,29 @@ def read_largest(path: Path, column: str) -> int | None:
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     chunks = [group.column(index) for group in groups for index in range(group.num_columns) if group.num_rows]
     return max((int(chunk.statistics.max) for chunk in chunks if chunk.path_in_schema == column), default=None)
+
+
+def read_figures(path: Path, time_column: str) -> FileFigures | None:
+    """Rows, size and span of a time column, from the footer alone; None when the file was removed meanwhile.
+
+    Raises StoreFormatError when it is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            metadata = pq.read_metadata(file)
+            size_bytes = file.seek(0, 2)
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path) from error
+    spans = []
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        chunks = (group.column(index) for index in range(group.num_columns))
+        found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == time_column), None)
+        if found is not None and found.has_min_max:
+            spans.append((found.min, found.max))
+    earliest, latest = min((low for low, _ in spans), default=None), max((high for _, high in spans), default=None)
+    return FileFigures(int(metadata.num_rows), size_bytes, earliest, latest)
 
 
 def _encodings(schema: pa.Schema) -> tuple[list[str], dict[str, str]]:

@@ -27,7 +27,9 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
+    delete,
     event,
+    inspect,
     select,
     update,
 )
@@ -52,6 +54,14 @@ _DEFINITIONS = Table(
     Column("applied_at", DateTime(timezone=True), nullable=False),
     Column("applied_by", String(255), nullable=False),
     sqlite_autoincrement=True,
+)
+# Views that runs leave out for now; a decision of an operator, no part of a definition.
+_PAUSED = Table(
+    "paused_views",
+    _TABLES,
+    Column("name", String(255), primary_key=True),
+    Column("since", DateTime(timezone=True), nullable=False),
+    Column("paused_by", String(255), nullable=False),
 )
 _TYPES: Mapping[str, type[Any]] = {"entity": EntitySpec, "source": SourceSpec, "view": ViewSpec}
 Decoded = TypeVar("Decoded")
@@ -164,6 +174,47 @@ class Registry:
                 hint=f"did you mean {', '.join(near)}?" if near else "see featurestore status",
             )
         return views[name]
+
+    def paused(self) -> dict[str, datetime]:
+        """Paused views and since when, UTC."""
+        with self._transaction() as connection:
+            # A registry of before has no such table until something is written.
+            if not inspect(connection).has_table(_PAUSED.name):
+                return {}
+            rows = connection.execute(select(_PAUSED)).all()
+        return {row.name: row.since.replace(tzinfo=timezone.utc) for row in rows}
+
+    def pause(self, name: str) -> bool:
+        """Leave a view out of runs that start from now on; False when it is paused already. Raises UnknownViewError."""
+        self.view(name)
+        if name in self.paused():
+            return False
+        with self._transaction(write=True) as connection:
+            _TABLES.create_all(connection)
+            row = {"name": name, "since": datetime.now(timezone.utc), "paused_by": _user()}
+            connection.execute(insert_into(_PAUSED).values(**row))
+        return True
+
+    def resume(self, name: str) -> bool:
+        """Take a view into runs again; False when it is not paused. Raises UnknownViewError."""
+        self.view(name)
+        if name not in self.paused():
+            return False
+        with self._transaction(write=True) as connection:
+            connection.execute(delete(_PAUSED).where(_PAUSED.c.name == name))
+        return True
+
+    def begin_anew(self, name: str) -> RegisteredView:
+        """Give a view a new version with the same definition: it is computed again, beside what it was.
+
+        Version and id are part of all keys and paths, so nothing of the old version is touched. The caller holds the
+        lock of the view's source. Raises UnknownViewError.
+        """
+        view = self.view(name)
+        with self._transaction(write=True) as connection:
+            values = {"version": view.version + 1, "applied_at": datetime.now(timezone.utc), "applied_by": _user()}
+            connection.execute(update(_DEFINITIONS).where(_DEFINITIONS.c.id == view.view_id).values(**values))
+        return self.view(name)
 
     def source(self, name: str) -> SourceSpec:
         """One deployed source. Raises RegistryError when there is none of that name."""

@@ -164,6 +164,7 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 ws="none",
                 proxy_headers=False,
+                server_header=False,
                 access_log=False,
                 log_config=None,
                 timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,

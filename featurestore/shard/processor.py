@@ -90,6 +90,10 @@ class ShardProcessor:
         """Events received since the last commit."""
         return self._events
 
+    def lines_us(self) -> dict[str, int]:
+        """By view, up to which window end its committed rows of this shard are final, NO_TIME before any."""
+        return {work.view.compiled.name: work.state.line_us for work in self._works}
+
     @property
     def advanced(self) -> bool:
         """Whether anything was received that a commit would write."""
@@ -144,7 +148,7 @@ class ShardProcessor:
     def _commit_view(self, work: _ViewWork, commit: Commit, close_windows: bool) -> tuple[ViewState, ViewCounts]:
         compiled = work.view.compiled
         before = work.state
-        line_us = correction_line_us(compiled, before.watermark_us)
+        line_us = max(before.line_us, correction_line_us(compiled, before.watermark_us))
         allowed = view_watermark_us(work.fences, work.states, compiled.max_out_of_orderness_us)
         watermark_us = max(before.watermark_us, allowed)
         intake = take_in(work.view, work.frames, line_us) if work.frames else None
@@ -163,7 +167,8 @@ class ShardProcessor:
                 closed[dataset.name] = max(last, closed.get(dataset.name, NO_TIME))
             spans.append(Span(dataset, emitted_us, boundary_of(watermark_us, closed.get(dataset.name, NO_TIME))))
         emit(self._store, compiled, commit, spans, touched, line_us)
-        self._clear(compiled, commit, spans, line_us, correction_line_us(compiled, watermark_us))
+        new_line_us = max(line_us, correction_line_us(compiled, watermark_us))
+        self._clear(compiled, commit, spans, line_us, new_line_us)
         if touched:
             rows = touched.merged
             aged = RowSet(age_tiles(compiled, rows.tiles, rows.newest_us, watermark_us), rows.newest_us)
@@ -174,7 +179,7 @@ class ShardProcessor:
         fences = dict(before.fences)
         fences.update((fence_key(self._generation, partition), fence) for partition, fence in work.fences.items())
         closed = {name: end for name, end in closed.items() if end != NO_TIME}
-        state = ViewState(fences, watermark_us, closed, before.counts.plus(delta))
+        state = ViewState(fences, watermark_us, closed, before.counts.plus(delta), new_line_us)
         commit.states.append((compiled, state))
         return state, delta
 

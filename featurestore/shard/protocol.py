@@ -64,13 +64,15 @@ class ViewState(msgspec.Struct, frozen=True):
     """What a shard remembers of a view version besides its rows.
 
     fences: "<generation>/<partition>" to fence. watermark_us: of the view, monotone. closed_us: by dataset name, how
-    far `--close-windows` has emitted beyond the watermark.
+    far `--close-windows` has emitted beyond the watermark. line_us: the correction line: windows that end at or before
+    it are final. It never goes back, also when the allowed lateness is raised: the tiles behind it were rolled up.
     """
 
     fences: dict[str, Fence] = {}
     watermark_us: int = NO_TIME
     closed_us: dict[str, int] = {}
     counts: ViewCounts = ViewCounts()
+    line_us: int = NO_TIME
 
     def fence(self, generation: str, partition: int) -> Fence | None:
         """The fence of a partition, None when the view has never seen it."""

@@ -7,7 +7,7 @@ every value is read by our schema file, and must be used up by it exactly.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
@@ -50,6 +50,24 @@ def avro_codec(
     if spec.format == "avro-confluent":
         decode = _headed(decode) if registry is None else _ByWriter(spec, schema, registry).decode
     return decode, [itemgetter(column.name) for column in spec.columns], classify_avro
+
+
+def avro_encoder(schema: Path) -> Callable[[Mapping[str, object]], bytes]:
+    """Writes records of an Avro schema file, without a header; times are numbers in the field's unit.
+
+    Raises SchemaError when the file can't be used.
+    """
+    try:
+        parsed = fastavro.parse_schema(_without_logical_types(json.loads(schema.read_text())))
+    except (OSError, ValueError, fastavro.schema.SchemaParseException) as error:
+        raise SchemaError(f"schema {schema} can't be read as Avro: {error}") from error
+
+    def encode(record: Mapping[str, object]) -> bytes:
+        out = BytesIO()
+        fastavro.schemaless_writer(out, parsed, record)
+        return out.getvalue()
+
+    return encode
 
 
 def _reader(written_by: Any, ours: Any) -> Callable[[bytes], Any]:

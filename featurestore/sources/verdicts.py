@@ -60,14 +60,14 @@ class VerdictJournal:
         try:
             new = future[~np.isin(future, self._future)] if len(self._future) else future
             if len(new):
-                _write_all(self._file, new.astype("<i8").tobytes())
+                write_all(self._file, new.astype("<i8").tobytes())
                 if self._fsync:
                     os.fdatasync(self._file)
             if next_offset > self._judged_to:
                 os.pwrite(self._judged, next_offset.to_bytes(_ENTRY_BYTES, "little"), 0)
                 self._judged_to = next_offset
         except OSError as error:
-            raise _full(error) from error
+            raise full_error(error) from error
 
     def close(self) -> None:
         """Close the files."""
@@ -91,7 +91,7 @@ def _load(path: Path, resume_offset: int, *, fsync: bool) -> np.ndarray:
                 if fsync:
                     os.fsync(file.fileno())
         except OSError as error:
-            raise _full(error) from error
+            raise full_error(error) from error
         temporary.rename(path)
     return kept
 
@@ -104,12 +104,17 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_all(file: int, data: bytes) -> None:
+def write_all(file: int, data: bytes) -> None:
+    """Write all of `data`, however many calls that takes."""
     while data:
         data = data[os.write(file, data) :]
 
 
-def _full(error: OSError) -> Exception:
+def full_error(error: OSError) -> Exception:
+    """StoreFullError for a full disk, any other error as it is."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFullError("the disk is full: a verdict could not be written", hint="make room, then start again")
+        return StoreFullError(
+            "the disk is full: a journal could not be written",
+            hint="make room, then start again",
+        )
     return error

@@ -13,6 +13,7 @@ from featurestore.compile.bind import BoundView
 from featurestore.config import Settings
 from featurestore.durations import format_instant
 from featurestore.observability import Metrics
+from featurestore.offline.completeness import CompletenessBoard
 from featurestore.offline.snapshots import OutboxEntry, SnapshotDataset, SnapshotWriter
 from featurestore.online import layout
 from featurestore.online.rocks import RocksMemory
@@ -25,6 +26,9 @@ log = structlog.get_logger()
 
 OUTBOX_ROWS = 100_000
 """Snapshot rows that make a write of the outbox due at once; fewer wait some seconds for company."""
+
+COMPLETE_EVERY_S = 5.0
+"""How often the completeness markers follow the watermarks, when no snapshot rows are written anyway."""
 
 FULL_BATCH_EVENTS = 100_000
 """A shard commits early when it has buffered so many events."""
@@ -55,7 +59,7 @@ class SourceHost:
         settings: Settings,
         metrics: Metrics,
         *,
-        writer_id: str,
+        run_id: str,
         process: int,
     ) -> None:
         self._plan = plan
@@ -65,8 +69,13 @@ class SourceHost:
         self._memory = RocksMemory()
         self._slots: dict[int, ShardSlot] = {}
         self._data_dir = Path(settings.store.data_dir)
-        intents = layout.source_dir(self._data_dir, plan.source.name) / "outbox" / f"process-{process}"
-        self._snapshots = SnapshotWriter(self._data_dir / "offline", intents, writer_id, OUTBOX_ROWS)
+        folder, offline = layout.source_dir(self._data_dir, plan.source.name), self._data_dir / "offline"
+        writer_id = f"{plan.incarnation}-{run_id}-{process}"
+        self._snapshots = SnapshotWriter(offline, folder / "outbox" / f"process-{process}", writer_id, OUTBOX_ROWS)
+        versions = {view.name: view.version for view in plan.views}
+        self._completeness = CompletenessBoard(offline, folder / "completeness", run_id, process, plan.shards, versions)
+        self._published: dict[int, dict[str, int]] = {}
+        self._published_at = time.monotonic()
 
     @property
     def shards(self) -> int:
@@ -115,11 +124,16 @@ class SourceHost:
         if report is not None:
             self._observe(report, time.perf_counter() - began, slot.shard)
             self._collect(slot.shard, slot.store)
-        if self._snapshots.due(now):
+        if self._snapshots.due(now) or now - self._published_at >= COMPLETE_EVERY_S:
             self.write_outbox()
 
     def write_outbox(self) -> None:
-        """Write gathered snapshot rows to the offline store, then forget them in the shards."""
+        """Write gathered snapshot rows to the offline store, forget them in the shards, and say what is final now."""
+        self._published_at = time.monotonic()
+        # Every commit's rows were gathered with it: once they are in files, all that these lines cover is.
+        lines = {shard: slot.processor.lines_us() for shard, slot in self._slots.items()}
+        if not self._snapshots.holds_rows and lines == self._published:
+            return
         # The entries must not be lost by a power cut once a file shows their rows.
         for slot in self._slots.values():
             slot.store.sync()
@@ -127,6 +141,9 @@ class SourceHost:
         for shard, sequences in written.items():
             self._slots[shard].store.drop_outbox(sequences)
         self._snapshots.done()
+        if lines != self._published:
+            self._completeness.publish(lines)
+            self._published = lines
 
     def close(self) -> None:
         """Write what is left in the outbox and release the shards."""

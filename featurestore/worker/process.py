@@ -51,8 +51,7 @@ def run_process(
     sources: dict[str, tuple[Callable[[int, int], SourceTask], SourceHost]] = {}
     for source in plan.sources:
         views = _bind(source, definitions, specs)
-        writer_id = f"{source.incarnation}-{plan.run_id}-{process}"
-        host = SourceHost(source, views, settings, metrics, writer_id=writer_id, process=process)
+        host = SourceHost(source, views, settings, metrics, run_id=plan.run_id, process=process)
         hosts[source.source.name] = host
         sources[source.source.name] = (
             _task_builder(plan, source, views, settings, metrics),

@@ -97,7 +97,15 @@ def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: boo
                 hint="review it, then run `featurestore apply`, or `featurestore run --apply`",
             )
         registry.apply(plan)
+    paused = registry.paused()
     views = {view.spec.name: view for view in registry.views() if view.spec.name in resolved.views}
+    for name in sorted(paused.keys() & views.keys()):
+        log.warning("view_paused", view=name, since=paused[name].isoformat())
+        del views[name]
+    if not views:
+        raise PlanRequiredError(
+            "every view of these modules is paused", hint="take one in again: featurestore view resume VIEW"
+        )
     return [
         RegisteredSource(registry.source(name), tuple(view for view in views.values() if view.spec.source == name))
         for name in sorted({view.spec.source for view in views.values()})

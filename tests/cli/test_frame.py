@@ -12,9 +12,9 @@ import pytest
 
 from featurestore.cli import app as cli_app
 from featurestore.cli import main
-from featurestore.cli.init import TEMPLATE, template_root
 from featurestore.cli.output import print_json, print_table
 from featurestore.errors import ConfigError
+from featurestore.examples import BY_NAME, DEFAULT, template_root
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,19 +41,23 @@ def test_help_lists_every_command_and_each_has_help_with_an_example(
 ) -> None:
     assert run("--help") == 0
     listed = capsys.readouterr().out
-    for command in cli_app.app.registered_commands:
-        assert command.name is not None
-        assert command.name in listed
-        assert run(command.name, "--help") == 0
+    commands = [(command.name,) for command in cli_app.app.registered_commands]
+    for group in cli_app.app.registered_groups:
+        assert group.typer_instance is not None
+        commands += [(group.name, command.name) for command in group.typer_instance.registered_commands]
+    for path in commands:
+        assert str(path[0]) in listed
+        assert run(*map(str, path), "--help") == 0
         text = capsys.readouterr().out
-        assert "Example" in text, command.name
-        assert f"featurestore {command.name}" in text, command.name
+        name = " ".join(map(str, path))
+        assert "Example" in text, name
+        assert f"featurestore {name}" in " ".join(text.split()), name
 
 
 def test_init_writes_the_example_and_overwrites_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("init", "fraud", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["files"] == list(TEMPLATE)
+    assert answer["files"] == list(BY_NAME[DEFAULT].files)
     written = project / "fraud" / "pipelines" / "transactions.py"
     assert written.read_bytes() == (template_root() / "pipelines" / "transactions.py").read_bytes()
 
@@ -67,9 +71,42 @@ def test_init_writes_the_example_and_overwrites_nothing(project: Path, capsys: p
 
 def test_the_template_is_packed_from_the_example_itself() -> None:
     packed = (ROOT / "pyproject.toml").read_text()
-    for name in TEMPLATE:
+    for name in {name for example in BY_NAME.values() for name in example.files}:
         assert (ROOT / name).is_file()
-        assert f'"{name}" = "featurestore/cli/template/{name}"' in packed
+        assert f'"{name}" = "featurestore/examples/template/{name}"' in packed
+
+
+def test_every_pipeline_and_schema_at_the_top_belongs_to_an_example() -> None:
+    files = {name for example in BY_NAME.values() for name in example.files}
+    for folder in ("pipelines", "schemas"):
+        found = {f"{folder}/{path.name}" for path in (ROOT / folder).iterdir() if path.is_file()}
+        assert found <= files
+
+
+def test_init_lists_its_templates_and_refuses_others(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("init", "--help") == 0
+    listed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for example in BY_NAME.values():
+        assert f"{example.name}:" in listed
+    assert run("init", "new", "--template", "moon") == 2
+    assert "moon" in capsys.readouterr().err
+    assert not (project / "new").exists()
+
+
+def test_a_second_template_joins_the_project_unless_a_shared_file_was_changed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("init", "both") == 0
+    capsys.readouterr()
+    assert run("init", "both", "--template", "clicks", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["files"] == ["pipelines/clicks.py", "schemas/click.json"]
+
+    settings = project / "both" / "featurestore.toml"
+    settings.write_text("# mine")
+    assert run("init", "both", "--template", "sensors") == 1
+    assert "featurestore.toml is there already" in capsys.readouterr().err
+    assert settings.read_text() == "# mine"
+    assert not (project / "both" / "pipelines" / "sensors.py").exists()
 
 
 def test_wrong_usage_exits_with_2_and_says_so_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

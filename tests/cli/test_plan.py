@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.cli import main
-from featurestore.cli.init import write_project
+from featurestore.examples import BY_NAME, write_project
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "pipelines/transactions.py"
@@ -59,6 +59,19 @@ def test_plan_writes_nothing_and_apply_makes_it_so(project: Path, capsys: pytest
     assert answer(capsys, "apply", MODULE) == planned
     assert answer(capsys, "plan", MODULE)["has_changes"] is False
     assert answer(capsys, "apply", MODULE)["has_changes"] is False
+
+
+@pytest.mark.parametrize("template", BY_NAME)
+def test_what_init_writes_can_be_planned_and_applied(
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = BY_NAME[template]
+    monkeypatch.chdir(tmp_path)
+    in_a_process("init", "--template", template)
+    planned = in_a_process("plan", example.dotted_module, "--json")
+    assert new_versions(planned)[example.shown_view] == 1
+    assert in_a_process("apply", example.module, "--json") == planned
+    assert json.loads(in_a_process("plan", example.module, "--json"))["has_changes"] is False
 
 
 def test_plan_names_what_it_would_add(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from featurestore.cli.demo_events import TransactionStream
 from featurestore.cli.run_progress import RATE_OVER_S, Rates, RunProgress, add_up, read_run
 from featurestore.cli.run_screen import progress_panel
+from featurestore.examples.transactions import TransactionStream
 from featurestore.observability import read_samples
 from tests.conftest import TopicAt
 from tests.integration.project import Project
-from tests.integration.test_road import SHAPE, send
+from tests.integration.road import send
+from tests.integration.test_road import SHAPE
 
 ONE = """\
 # HELP featurestore_events_read_total Messages read from the topic.

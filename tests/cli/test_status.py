@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from featurestore.cli.demo_events import Shape, TransactionStream
-from featurestore.cli.init import write_project
+from featurestore.examples import write_project
+from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.sources.embedded import EmbeddedBroker
 from featurestore.sources.produce import produce
 

@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 import yaml
 
-from featurestore.cli.demo_events import TransactionStream
 from featurestore.client import FeatureStoreClient
+from featurestore.examples.transactions import TransactionStream
 from tests.conftest import TopicAt
 from tests.deploy.test_dashboard import DEPLOY, PANELS, expressions
 from tests.integration.project import Project
-from tests.integration.test_road import SHAPE, send
+from tests.integration.road import send
+from tests.integration.test_road import SHAPE
 
 # What has no data where every event has a key and nothing came late: counters that were never counted up.
 MAY_BE_EMPTY = {

@@ -10,8 +10,13 @@ import pytest
 
 from tests.docs.pages import ROOT, Reader, blocks_of, missing_lines
 
-FOLLOWED = ("docs/tutorial.md",)
-IN_A_PROJECT = ("docs/how-to/read-features.md", "docs/how-to/offline-data.md")
+FOLLOWED = ("docs/tutorial.md", "docs/examples.md")
+IN_A_PROJECT = (
+    "docs/http-api.md",
+    "docs/how-to/read-features.md",
+    "docs/how-to/offline-data.md",
+    "docs/how-to/operate.md",
+)
 
 # What the how-to pages take for granted: the example project with events of the last ten minutes, and a server.
 PROJECT = """

@@ -31,7 +31,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "serving": BASE | {"definitions", "compute", "compile", "registry", "online"},
     "client": frozenset({"errors"}),  # it raises the same errors; they import nothing
     "testing": BASE | {"definitions", "compute", "compile", "shard", "sources"},
-    "__init__": frozenset({"errors", "definitions"}),  # what a pipeline's author writes
+    "feature_store": BASE | {"definitions", "compile", "registry", "offline", "training"},  # the door in Python
+    "examples": frozenset({"errors", "durations", "sources"}),  # sources: writes Avro as a producer does
+    "__init__": frozenset({"errors", "definitions", "feature_store"}),  # what a pipeline's author writes, and that door
     "__main__": frozenset({"cli"}),
 }
 MAY_IMPORT["cli"] = (frozenset(MAY_IMPORT) - {"testing", "__main__"}) | {"__init__"}

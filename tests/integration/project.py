@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import polars.testing
 
 from featurestore.compile.keys import encoded_key
 from featurestore.compile.view import CompiledView, compile_view
+from featurestore.examples import BY_NAME, DEFAULT, Example
 from featurestore.offline import read_dead_letters, read_events, read_late, read_snapshots
 from featurestore.online.reader import OnlineReader
 from featurestore.registry import Registry
@@ -25,28 +27,41 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Project:
-    """A folder with the example's definitions on `topic`. Runs of one project share its stores."""
+    """A folder with an example's definitions on `topic`. Runs of one project share its stores."""
 
     folder: Path
     servers: str
     topic: str
+    example: Example = BY_NAME[DEFAULT]
 
     @classmethod
-    def create(cls, folder: Path, servers: str, topic: str, *, data_dir: Path | None = None) -> Project:
-        """Copy the example into `folder`, reading `topic`; idleness is out of play, so results are the log's alone."""
+    def create(
+        cls,
+        folder: Path,
+        servers: str,
+        topic: str,
+        *,
+        data_dir: Path | None = None,
+        example: Example = BY_NAME[DEFAULT],
+        idle_timeout: str = "1h",
+    ) -> Project:
+        """Copy an example into `folder`, reading `topic`.
+
+        With the default idle_timeout idleness is out of play, so results are the log's alone.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(ROOT / "schemas", folder / "schemas", dirs_exist_ok=True)
         shutil.copytree(ROOT / "pipelines", folder / "pipelines", dirs_exist_ok=True)
-        text = (ROOT / "pipelines" / "transactions.py").read_text()
-        text = text.replace('topic="transactions"', f'topic="{topic}"').replace(
-            'idle_timeout="30s"', 'idle_timeout="1h"'
-        )
-        (folder / "pipelines" / "transactions.py").write_text(text)
+        text = (ROOT / example.module).read_text()
+        text = text.replace(f'topic="{example.source}"', f'topic="{topic}"')
+        text, changed = re.subn(r'idle_timeout="\w+"', f'idle_timeout="{idle_timeout}"', text)
+        assert changed == 1
+        (folder / example.module).write_text(text)
         place = f'[store]\ndata_dir = "{data_dir or folder / "data"}"\n'
         (folder / "featurestore.toml").write_text(
             f'{place}[kafka]\nbootstrap_servers = "{servers}"\n[worker]\nmetrics_port = 0\ncommit_interval = "200ms"\n'
         )
-        return cls(folder, servers, topic)
+        return cls(folder, servers, topic, example)
 
     @property
     def data_dir(self) -> Path:
@@ -76,7 +91,7 @@ class Project:
 
     def run_until_end(self, *options: str) -> None:
         """Bring the stores to the topic's end; fails the test when the run fails."""
-        done = self.call("run", "pipelines/transactions.py", "--apply", "--until-end", *options, timeout=60)
+        done = self.call("run", self.example.module, "--apply", "--until-end", *options, timeout=60)
         assert done.returncode == 0, done.stderr[-3000:]
 
     def start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
@@ -119,13 +134,13 @@ class Stores:
 
 def read_stores(project: Project) -> Stores:
     """Read everything; asserts on the way that no row is there twice and revisions have no gaps."""
-    offline = project.data_dir / "offline"
+    offline, source = project.data_dir / "offline", project.example.source
     place = ["_partition", "_offset"]
-    events = read_events(offline, "transactions").sort(place)
-    late, dead = read_late(offline, "transactions"), read_dead_letters(offline, "transactions")
+    events = read_events(offline, source).sort(place)
+    late, dead = read_late(offline, source), read_dead_letters(offline, source)
     for frame in (events, late, dead):
         assert not frame.height or not frame.select(place).is_duplicated().any(), "a message is archived twice"
-    reader = OnlineReader(project.data_dir, "transactions")
+    reader = OnlineReader(project.data_dir, source)
     reader.refresh()
     snapshots, online, counts = {}, {}, {}
     for name, view in project.views().items():

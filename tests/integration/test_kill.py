@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from featurestore.cli.demo_events import Shape, TransactionStream
+from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.sources.produce import MessageSender
 from tests.conftest import TopicAt
 from tests.integration.project import Project, assert_same_stores, log_events, read_stores

@@ -5,36 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import socket
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from featurestore.cli.demo_events import Shape, TransactionStream
-from featurestore.client import FeatureStoreClient
-from featurestore.errors import FeatureStoreError
+from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.sources.produce import MessageSender
 from tests import oracle
 from tests.conftest import TopicAt
-from tests.integration.project import Project, Stores, assert_same_stores, log_events, read_stores
+from tests.integration.project import Project, assert_same_stores, log_events, read_stores
+from tests.integration.road import assert_served, assert_stores_agree_with_the_oracle, send
 from tests.oracle import Feature, Message, SourceParams, View
 
 MINUTE, HOUR = 60_000_000, 3_600_000_000
 PARAMS = SourceParams("ts", 5_000_000, 600_000_000)
 SHAPE = Shape(events=6_000, cards=60, merchants=12, duration_s=5_400.0)
-
-
-def send(topic: TopicAt, messages: Iterable[tuple[bytes | None, bytes]]) -> list[tuple[int, bytes]]:
-    """Send messages round robin; returns (partition, value) in order."""
-    sender = MessageSender(topic.address, topic.topic, {})
-    sent = []
-    for number, (key, value) in enumerate(messages):
-        sender.send(value, key, partition=number % topic.partitions)
-        sent.append((number % topic.partitions, value))
-    sender.flush()
-    return sent
 
 
 def oracle_messages(sent: list[tuple[int, bytes]]) -> list[Message]:
@@ -100,31 +86,7 @@ MERCHANT = View(
 )
 
 
-def assert_stores_agree_with_the_oracle(stores: Stores, messages: list[Message], *, close_windows: bool) -> None:
-    verdicts = oracle.judge(messages, PARAMS)
-    told = oracle.source_counts(verdicts)
-    assert (stores.events.height, stores.late.height, stores.dead.height) == (told.accepted, told.too_late, told.dead)
-    for name, view in (("card_activity", CARD), ("merchant_activity", MERCHANT)):
-        counts = oracle.view_counts(view, messages, verdicts)
-        mine = stores.counts[name]
-        assert (mine.applied, mine.filtered, mine.null_key) == (counts.applied, counts.filtered, counts.null_key)
-        expected = oracle.snapshots(view, messages, verdicts, PARAMS, close_windows=close_windows)
-        for dataset, rows in expected.items():
-            got = {}
-            for row in stores.snapshots[(name, dataset)].iter_rows(named=True):
-                end = int(row.pop("window_end").timestamp() * 1_000_000)
-                got[(tuple(row[key] for key in view.join_keys), end)] = row
-            oracle.assert_same_rows(rows, got)
-        applied = oracle.applied_events(view, messages, verdicts, PARAMS)
-        newest = max(m.event["ts"] for m, v in zip(messages, verdicts, strict=True) if v.kind == "accepted")
-        for row in stores.online[name].iter_rows(named=True):
-            events = applied.get((row["key"],), [])
-            for feature, (value, status) in oracle.online_row(view, events, newest + 1).items():
-                assert row[f"{feature} status"] == status, (row["key"], feature)
-                if isinstance(value, float):
-                    assert row[feature] == pytest.approx(value, rel=1e-6, abs=1e-6), (row["key"], feature)
-                else:
-                    assert row[feature] == value, (row["key"], feature)
+VIEWS = {"card_activity": CARD, "merchant_activity": MERCHANT}
 
 
 @pytest.mark.timeout(300)
@@ -137,40 +99,14 @@ def test_topic_to_both_stores_and_served_value_agree_with_the_oracle(any_topic: 
     stores = read_stores(project)
     assert stores.late.height
     assert stores.dead.height == sum(stream.made.dead.values())
-    assert_stores_agree_with_the_oracle(stores, messages, close_windows=False)
+    assert_stores_agree_with_the_oracle(stores, messages, PARAMS, VIEWS, close_windows=False)
 
     # A second run over the same ends changes nothing but what closing emits; two processes share the shards anew.
     project.run_until_end("--close-windows", "--processes", "2")
-    assert_stores_agree_with_the_oracle(read_stores(project), messages, close_windows=True)
+    assert_stores_agree_with_the_oracle(read_stores(project), messages, PARAMS, VIEWS, close_windows=True)
 
-    serve_and_read(project, stores)
-
-
-def serve_and_read(project: Project, stores: Stores) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = project.start("serve", "--port", str(port), "--clock", "event", log=project.folder / "serve.log")
-    try:
-        keys = stores.online["card_activity"]["key"].to_list()[:20]
-        features = ["card_activity:count_1h", "card_activity:merchant_id_last", "card_activity:amount_eur_sum_10m"]
-        with FeatureStoreClient(f"http://127.0.0.1:{port}", retries=0) as client:
-            deadline = time.monotonic() + 20
-            while True:
-                try:
-                    answer = client.get_online_features(features=features, entities={"card_id": [*keys, "nobody"]})
-                    break
-                except FeatureStoreError:
-                    assert time.monotonic() < deadline, (project.folder / "serve.log").read_text()
-                    time.sleep(0.2)
-        got = answer.to_dict()
-        rows = stores.online["card_activity"].head(20)
-        assert got["count_1h"] == [*rows["count_1h"].to_list(), None]
-        assert got["merchant_id_last"] == [*rows["merchant_id_last"].to_list(), None]
-        assert got["amount_eur_sum_10m"][:-1] == pytest.approx(rows["amount_eur_sum_10m"].to_list())
-    finally:
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(15) == 0
+    features = ["count_1h", "merchant_id_last", "amount_eur_sum_10m"]
+    assert_served(project, stores, CARD, "card_activity", features)
 
 
 @pytest.mark.timeout(300)

@@ -16,7 +16,7 @@ import fastavro
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from featurestore.cli.demo_events import TransactionStream
+from featurestore.examples.transactions import TransactionStream
 from featurestore.offline import read_dead_letters, read_events
 from featurestore.sources.produce import MessageSender
 from tests.conftest import TopicAt

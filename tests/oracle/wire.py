@@ -20,7 +20,7 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Column:
-    """dtype: "Int64" | "Float64" | "String" | "Boolean" | "Datetime"; unit: of a time that is a number.
+    """dtype: "Int64" | "Float64" | "String" | "Boolean" | "Datetime"; unit: of a time that is a number, "iso": is text.
 
     default: taken when the field is missing, as decoded; REQUIRED: there is none.
     """
@@ -80,6 +80,8 @@ def _cell(column: Column, value: Any) -> Any:
         if column.nullable:
             return None
         raise _BadValueError("null_field")
+    if column.unit == "iso":
+        return _iso(value)
     if column.dtype in ("Int64", "Datetime"):
         if type(value) is not int:
             raise _BadValueError("wrong_type")
@@ -97,3 +99,13 @@ def _cell(column: Column, value: Any) -> Any:
     if type(value) is not {"String": str, "Boolean": bool}[column.dtype]:
         raise _BadValueError("wrong_type")
     return value
+
+
+def _iso(value: Any) -> int:
+    try:
+        time = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except (AttributeError, ValueError):
+        raise _BadValueError("wrong_type") from None
+    if time.tzinfo is None:
+        raise _BadValueError("wrong_type")
+    return (time - EPOCH) // US

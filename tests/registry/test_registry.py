@@ -351,3 +351,35 @@ def test_a_user_without_a_name_can_apply(registry: Registry, monkeypatch: pytest
     monkeypatch.setattr("getpass.getuser", nameless)
     apply(registry, view())
     assert registry.view("activity").applied_by.startswith("uid ")
+
+
+def test_a_view_is_paused_and_resumed_once(registry: Registry) -> None:
+    apply(registry, view())
+    assert registry.paused() == {}
+    assert (registry.pause("activity"), registry.pause("activity")) == (True, False)
+    assert list(registry.paused()) == ["activity"]
+    assert registry.paused()["activity"].tzinfo is not None
+    assert (registry.resume("activity"), registry.resume("activity")) == (True, False)
+    assert registry.paused() == {}
+    with pytest.raises(UnknownViewError, match="activty"):
+        registry.pause("activty")
+
+
+def test_a_registry_of_before_views_could_be_paused_is_read_and_extended(registry: Registry, path: Path) -> None:
+    apply(registry, view())
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE paused_views")
+    old = Registry.open(path, create=False)
+    assert old.paused() == {}
+    assert old.resume("activity") is False
+    assert old.pause("activity") is True
+    assert list(old.paused()) == ["activity"]
+    old.close()
+
+
+def test_a_view_begun_anew_keeps_id_and_definition_under_the_next_version(registry: Registry) -> None:
+    apply(registry, view())
+    before = registry.view("activity")
+    after = registry.begin_anew("activity")
+    assert (after.view_id, after.version, after.spec) == (before.view_id, before.version + 1, before.spec)
+    assert not registry.plan(resolved(view())).has_changes

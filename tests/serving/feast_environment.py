@@ -1,7 +1,6 @@
-"""A virtual environment with Feast, for tests and the benchmark: its pins are too heavy for the project's own.
+"""A virtual environment with Feast, for tests and the benchmark: its pins do not go with the project's own.
 
-`feast-requirements.txt` pins everything with hashes; made by
-`uv pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url` from `feast==0.67.0`.
+`feast_requirements.lock` pins everything with hashes; its first lines tell how it is made.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-REQUIREMENTS = Path(__file__).with_name("feast-requirements.txt")
+REQUIREMENTS = Path(__file__).with_name("feast_requirements.lock")
 INSTALL_TIMEOUT_S = 300
 
 

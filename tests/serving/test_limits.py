@@ -135,3 +135,32 @@ def test_the_settings_reach_the_server(data_dir: Path) -> None:
     assert "takes 2 (max_entities)" in told[0]
     assert "takes 1 (max_features)" in told[1]
     assert "200 bytes" in told[2]
+
+
+def test_a_body_that_ends_early_costs_its_request_alone(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as half:
+        half.sendall(b"POST /get-online-features HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+    assert httpx.post(f"{url}/get-online-features", json=asking(1, [COUNT])).status_code == 200
+
+
+@pytest.mark.parametrize("entities", [1, 2, 31, 32, 33, 100, 1_000])
+def test_one_to_a_thousand_entities_over_two_views_agree_with_single_reads(tmp_path: Path, entities: int) -> None:
+    register(tmp_path)
+    write_store(tmp_path, [event(f"c{n % 40}", account=n % 7, amount=n / 3, at_us=NOON + n) for n in range(200)])
+    service = FeatureService(tmp_path, clock="event")
+    service.refresh(check=True)
+    features = ["card_activity:amount_sum_10m", "card_activity:merchant_last", "account_activity:count_10m"]
+    cards, accounts = [f"c{n % 50}" for n in range(entities)], [n % 9 for n in range(entities)]
+    regions = ["eu"] * entities
+    with served(service) as url, FeatureStoreClient(url) as client:
+        entity = {"card_id": cards, "account": accounts, "region": regions}
+        many = client.get_online_features(features=features, entities=entity)
+        assert len(many) == entities
+        for row in {0, entities // 2, entities - 1}:
+            alone = {name: [values[row]] for name, values in entity.items()}
+            one = client.get_online_features(features=features, entities=alone)
+            assert one.to_pylist() == [many.to_pylist()[row]]
+            assert [one.statuses[name][0] for name in one.names] == [many.statuses[name][row] for name in many.names]
+            times = [one.event_timestamps[name][0] for name in one.names]
+            assert times == [many.event_timestamps[name][row] for name in many.names]

@@ -191,7 +191,6 @@ def _check_reads(reader: OnlineReader, case: Case, log: Log) -> None:
     for after in (1, 3 * MINUTE + 7, 61 * MINUTE, 3 * 60 * MINUTE):
         as_of = newest + after
         read = reader.read(compiled, keys, names, as_of)
-        # More entities than a read of all windows in one pass takes: the other way gives the same.
         many = reader.read(compiled, keys * 20, names, as_of)
         for name in names:
             column = read.columns[name]

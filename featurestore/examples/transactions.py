@@ -1,46 +1,23 @@
-"""Card payments for the demo and for tests: out of order, a few late, a few broken; the same for a seed.
-
-They fit `pipelines/transactions.py`, the example that `featurestore init` writes.
-"""
+"""Card payments, for `pipelines/transactions.py`: out of order, a few late, a few broken; the same for a seed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.durations import parse_instant_us
+from featurestore.examples.stream import MadeCounts, popularity
 
 CHUNK_ROWS = 10_000
 CURRENCIES = ("EUR", "USD", "GBP", "CHF", "SEK")
 FX_RATES = (1.0, 0.9173, 1.1592, 1.0641, 0.0879)
 COUNTRIES = ("DE", "FR", "NL", "US", "GB", "CH", "SE")
-BROKEN_AS = ("malformed", "wrong_type", "missing_field", "event_time_missing")
+BROKEN_AS = ("malformed", "wrong_type", "missing_field", "null_field")
 BURST_EVENTS, BURST_SPREAD = 20, 60
-
-
-@dataclass
-class MadeCounts:
-    """What a generator has made so far.
-
-    well_formed: all that can be decoded, and among them out_of_order: delayed, but by no more than
-    the source's max_out_of_orderness; late: by more, within the allowed lateness; too_late: beyond it, if
-    their partition had newer events before. dead: by the reason of the dead letter that a broken one becomes.
-    """
-
-    well_formed: int = 0
-    out_of_order: int = 0
-    late: int = 0
-    too_late: int = 0
-    dead: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BROKEN_AS, 0))
-
-    @property
-    def total(self) -> int:
-        """All messages."""
-        return self.well_formed + sum(self.dead.values())
 
 
 @dataclass(frozen=True)
@@ -66,12 +43,12 @@ class TransactionStream:
 
     def __init__(self, shape: Shape | None = None, *, seed: int = 7) -> None:
         self.shape = shape or Shape()
-        self.made = MadeCounts()
+        self.made = MadeCounts(dead=dict.fromkeys(BROKEN_AS, 0))
         self._random = np.random.default_rng(seed)
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         shape, random = self.shape, self._random
-        cards, merchants = _popularity(shape.cards), _popularity(shape.merchants)
+        cards, merchants = popularity(shape.cards), popularity(shape.merchants)
         card_level = random.lognormal(3.2, 0.6, shape.cards)  # what a card usually spends, EUR
         card_home = random.integers(0, len(COUNTRIES), shape.cards)
         for first in range(0, shape.events, CHUNK_ROWS):
@@ -138,15 +115,8 @@ class TransactionStream:
         elif reason == "missing_field":
             del event["merchant_id"]
         else:
-            del event["ts"]
+            event["ts"] = None
         return msgspec.json.encode(event)
-
-
-def _popularity(count: int) -> NDArray[np.float64]:
-    """Shares after Zipf: a few are busy, most are not."""
-    weights = 1 / np.arange(1, count + 1) ** 0.8
-    shares: NDArray[np.float64] = weights / weights.sum()
-    return shares
 
 
 def _add_bursts(random: np.random.Generator, card: NDArray[np.int64], level: NDArray[np.float64]) -> None:

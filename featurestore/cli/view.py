@@ -1,0 +1,85 @@
+"""`featurestore view`: leave a view out of runs for a while, or compute it anew."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, require_data_dir
+from featurestore.cli.output import print_json, print_line
+
+if TYPE_CHECKING:
+    from featurestore.registry import Registry
+
+PAUSE_EXAMPLES = "Example: [bold]featurestore view pause card_activity[/bold]"
+RESUME_EXAMPLES = "Example: [bold]featurestore view resume card_activity[/bold]"
+RESET_EXAMPLES = (
+    "Examples: [bold]featurestore view reset card_activity[/bold]   "
+    "[bold]featurestore view reset card_activity --yes --json[/bold]"
+)
+
+app = typer.Typer(help="Pause a view, resume it, compute it anew.", no_args_is_help=True)
+
+ViewName = Annotated[str, typer.Argument(metavar="VIEW", help="Name of an applied view.")]
+
+
+@app.command("pause", epilog=PAUSE_EXAMPLES)
+def pause(view: ViewName, data_dir: DataDir = None, json: Json = False) -> None:
+    """Leave a view out of the runs that start from now on; a run under way goes on with it.
+
+    Its rows stay and are served, older by the hour. When it is resumed it catches up from where it stopped, as long as
+    the topic still has the messages.
+    """
+    registry = _registry(data_dir)
+    changed = registry.pause(view)
+    if json:
+        print_json({"view": view, "paused": True, "changed": changed})
+    else:
+        print_line(
+            f"{view} is paused{'' if changed else ' already'}; a running worker takes notice when it is started anew"
+        )
+
+
+@app.command("resume", epilog=RESUME_EXAMPLES)
+def resume(view: ViewName, data_dir: DataDir = None, json: Json = False) -> None:
+    """Take a paused view into runs again: from the next start on it catches up while the others go on."""
+    registry = _registry(data_dir)
+    changed = registry.resume(view)
+    if json:
+        print_json({"view": view, "paused": False, "changed": changed})
+    else:
+        print_line(f"{view} is resumed: start the worker anew" if changed else f"{view} is not paused")
+
+
+@app.command("reset", epilog=RESET_EXAMPLES)
+def reset(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json = False) -> None:
+    """Compute a view anew: a new version of the same definition, from where a new view would begin.
+
+    Until the next run has caught up its reads find nothing, or less than before. The old version's rows and Parquet
+    stay where they are (features/VIEW/vN) and are not served any more. No worker may run: its source is locked.
+    """
+    from featurestore.online.source_store import lock_source
+
+    registry = _registry(data_dir)
+    before = registry.view(view)
+    lock = lock_source(_data_dir(data_dir), before.spec.source)
+    try:
+        begins = "the present end" if before.spec.start == "latest" else "the beginning"
+        confirm(f"Compute {view} anew, as version {before.version + 1} from {begins} of its topic?", yes)
+        after = registry.begin_anew(view)
+    finally:
+        lock.release()
+    if json:
+        print_json({"view": view, "version": after.version, "before": before.version})
+    else:
+        print_line(f"{view} is version {after.version} now; the next run computes it from {begins} of the topic")
+
+
+def _data_dir(data_dir: Path | None) -> Path:
+    return require_data_dir(load_settings(data_dir))
+
+
+def _registry(data_dir: Path | None) -> "Registry":
+    from featurestore.registry import Registry
+
+    return Registry.open(_data_dir(data_dir) / "registry" / "registry.db", create=False)

@@ -1,0 +1,90 @@
+"""`FeatureStore`: a project's offline data in Python, as lazy polars frames."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import polars as pl
+
+from featurestore.compile.view import CompiledView, EmittedDataset, compile_view
+from featurestore.config import Settings
+from featurestore.errors import MalformedRequestError
+from featurestore.offline.completeness import read_marker_us
+from featurestore.offline.layout import SnapshotDataset
+from featurestore.offline.read import scan_valid_snapshots
+from featurestore.registry import Registry
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_INSTANT = pl.Datetime("us", "UTC")
+
+
+class FeatureStore:
+    """The feature store of a project.
+
+    directory: where featurestore.toml lies. It reads beside running workers and disturbs none. Raises ConfigError for
+    wrong settings, RegistryError when nothing was applied yet.
+    """
+
+    def __init__(self, directory: str | Path = ".") -> None:
+        data_dir = Settings.load(Path(directory)).store.data_dir
+        self._root = data_dir / "offline"
+        self._registry_path = data_dir / "registry" / "registry.db"
+        Registry.open(self._registry_path, create=False).close()
+
+    def scan_snapshots(self, view: str, *, window: str | None = None) -> pl.LazyFrame:
+        """The valid snapshots of a view's applied version: of each key and window the row of the highest revision.
+
+        window: a dataset of the view ("tumbling_1m", "hopping_10m_1m", "sliding"); not needed when it has but one.
+        Columns: join keys, features, window_start (tumbling and hopping), window_end, revision, created_timestamp; rows
+        in no particular order. Files are listed now and read on `collect`. Rows after `complete_until` may still be
+        corrected, and others of their windows may still come.
+
+        Raises UnknownViewError, MalformedRequestError for a window that the view does not have.
+        """
+        compiled = self._view(view)
+        dataset = _dataset(compiled, window)
+        folder = SnapshotDataset(compiled.name, compiled.version, dataset.name)
+        keys = [key.name for key in compiled.spec.join_keys]
+        return scan_valid_snapshots(self._root, folder, keys, _schema(compiled, dataset))
+
+    def complete_until(self, view: str) -> datetime | None:
+        """The window end up to which the view's snapshots are final and in files; None when none is known to be.
+
+        Every row with window_end <= this instant is there, and none of them changes any more. Ask before scanning:
+        what is found afterwards then covers it. Raises UnknownViewError.
+        """
+        compiled = self._view(view)
+        until_us = read_marker_us(self._root, compiled.name, compiled.version)
+        return None if until_us is None else _EPOCH + timedelta(microseconds=until_us)
+
+    def _view(self, name: str) -> CompiledView:
+        registry = Registry.open(self._registry_path, create=False)
+        try:
+            view = registry.view(name)
+            source = registry.source(view.spec.source)
+        finally:
+            registry.close()
+        return compile_view(view.spec, source, view_id=view.view_id, version=view.version)
+
+
+def _dataset(view: CompiledView, window: str | None) -> EmittedDataset:
+    datasets = {dataset.name: dataset for dataset in view.datasets}
+    if window is None and len(datasets) == 1:
+        return next(iter(datasets.values()))
+    if window not in datasets:
+        has = f"it has {', '.join(datasets)}" if datasets else "it has none"
+        if window is None:
+            raise MalformedRequestError(f"view '{view.name}': which window? {has}", hint='pass window="…"')
+        raise MalformedRequestError(f"view '{view.name}' has no window '{window}'", hint=has)
+    return datasets[window]
+
+
+def _schema(view: CompiledView, dataset: EmittedDataset) -> pl.Schema:
+    """Columns of a dataset, as the shards emit them."""
+    columns: dict[str, pl.DataType] = {key.name: getattr(pl, key.dtype)() for key in view.spec.join_keys}
+    members = {feature.name for group in dataset.groups for feature in group.features}
+    columns |= {name: getattr(pl, f.output_dtype)() for name, f in view.features.items() if name in members}
+    if not dataset.is_snapshot:
+        columns["window_start"] = _INSTANT
+    return pl.Schema({**columns, "window_end": _INSTANT, "revision": pl.Int32(), "created_timestamp": _INSTANT})
