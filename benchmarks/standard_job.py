@@ -151,15 +151,15 @@ def table(runs: list[Figures], bare: list[Figures]) -> str:
     )
 
 
-def record(readme: Path, lines: str, job: str) -> None:
+def record(readme: Path, lines: str, job: str, *, begin: str = BEGIN, end: str = END) -> None:
     """Put the table, the machine and the job in the place that the README keeps for them."""
     text = readme.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN, 1)
-    _, tail = rest.split(END, 1)
+    head, rest = text.split(begin, 1)
+    _, tail = rest.split(end, 1)
     about = ", ".join(f"{name} {value}" for name, value in machine().items())
     today = datetime.now(timezone.utc).date().isoformat()
     figures_text = f"{job}, on {today}\nMachine: {about}\n\n```text\n{lines}\n```\n"
-    readme.write_text(f"{head}{BEGIN}\n\n{figures_text}\n{END}{tail}", encoding="utf-8")
+    readme.write_text(f"{head}{begin}\n\n{figures_text}\n{end}{tail}", encoding="utf-8")
 
 
 def arguments_of(argv: list[str]) -> argparse.Namespace:

@@ -221,11 +221,23 @@ class ServingSettings(_Section):
     max_features: Annotated[
         int, Field(ge=1, description="most features of one read request; more are answered with 422")
     ] = 500
+    drain_delay: Annotated[
+        Duration,
+        Field(
+            description="how long a server that was told to end (SIGTERM, Ctrl-C) goes on serving with `/ready` at "
+            "503, for load balancers to notice; then it closes the port and finishes what is under way"
+        ),
+    ] = "500ms"
 
     @property
     def refresh_interval_s(self) -> float:
         """The refresh interval in seconds."""
         return parse_duration_us(self.refresh_interval) / 1e6
+
+    @property
+    def drain_delay_s(self) -> float:
+        """The drain delay in seconds."""
+        return parse_duration_us(self.drain_delay) / 1e6
 
 
 class Settings(BaseSettings):

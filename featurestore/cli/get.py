@@ -77,10 +77,12 @@ def get(
 def parse_entities(pairs: Sequence[str]) -> dict[str, list[Any]]:
     """Columns from KEY=VALUE (text) and KEY:=VALUE (JSON) pairs, in their order.
 
-    Raises MalformedRequestError for a pair without "=" or with a value that is not JSON.
+    Raises MalformedRequestError for a pair without "=", with a value that is not JSON, or that is no UTF-8.
     """
     columns: dict[str, list[Any]] = {}
     for pair in pairs:
+        if not pair.isprintable() and any("\udc80" <= character <= "\udcff" for character in pair):
+            raise MalformedRequestError(f"-e {pair!a} is no UTF-8 text", hint="keys are text in UTF-8")
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise MalformedRequestError(f"-e {pair!r} is not KEY=VALUE", hint="write it like -e card_id=c1")

@@ -36,7 +36,8 @@ def serve(
     """Serve features over HTTP until SIGTERM or Ctrl-C.
 
     POST /get-online-features (as Feast has it), GET /health, GET /ready, GET /metrics. Workers may start
-    before or after it; /ready tells when there is something to read.
+    before or after it; /ready tells when there is something to read. When told to end, /ready turns 503 at once,
+    and after \\[serving] drain_delay the requests under way are finished.
     """
     from featurestore.serving.limits import Limits
     from featurestore.serving.server import ServerOptions
@@ -57,6 +58,7 @@ def serve(
         processes=serving.processes,
         clock=serving.clock,
         refresh_interval_s=serving.refresh_interval_s,
+        drain_delay_s=serving.drain_delay_s,
         limits=Limits(serving.max_body_bytes, serving.max_entities, serving.max_features),
     )
 

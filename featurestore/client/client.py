@@ -83,13 +83,14 @@ class FeatureStoreClient:
     ) -> OnlineResponse:
         """Values of `features` ("view:feature" each) for the entities.
 
-        entities: join key to one value an entity, all of one length. as_of: an instant with a zone, or
+        entities: join key to one value an entity, all of one length: str, int or bool as the key is typed (1, "1" and
+        True are different keys), None for a null key. as_of: an instant with a zone, or
         "latest" (as of the newest event that the view's source has brought); None: the server's clock.
         full_feature_names: columns are named view__feature.
 
-        Raises UnknownViewError, UnknownFeatureError or MalformedRequestError with the server's message and
-        hint; ServerUnavailableError when it can't be reached, does not answer in time, or has nothing to
-        read yet.
+        Raises UnknownViewError, UnknownFeatureError, MalformedRequestError or RequestTooLargeError with the
+        server's message and hint, MalformedRequestError also for a value that is no key; ServerUnavailableError
+        when the server can't be reached, does not answer in time, or has nothing to read yet.
         """
         if isinstance(as_of, datetime):
             if as_of.tzinfo is None:
@@ -100,7 +101,7 @@ class FeatureStoreClient:
             as_of = as_of.isoformat()
         request = {
             "features": list(features),
-            "entities": {name: list(values) for name, values in entities.items()},
+            "entities": {name: _keys(name, values) for name, values in entities.items()},
             "full_feature_names": full_feature_names,
             "include_feature_types": True,
         }
@@ -161,6 +162,19 @@ class FeatureStoreClient:
                 raise ServerUnavailableError(f"{self._url}: {error}") from error
             self._sleep(self._backoff_s * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _keys(name: str, values: Sequence[Any]) -> list[Any]:
+    """The values, if JSON carries them as what they are: it would turn bytes and times into text, NaN into null."""
+    for row, value in enumerate(values):
+        if not (value is None or isinstance(value, str | int)):
+            kind = type(value)
+            shown = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+            raise MalformedRequestError(
+                f"entity column '{name}': row {row} holds a {shown}, which is no key",
+                hint="pass str, int, bool or None; a numpy array or a column as .tolist()",
+            )
+    return list(values)
 
 
 def _error_of(response: httpx.Response, url: str) -> FeatureStoreError:

@@ -16,7 +16,10 @@ from xxhash import xxh64_intdigest
 from featurestore.definitions.specs import JoinKeySpec
 from featurestore.errors import MalformedRequestError
 
-_PYTHON_TYPES = {"String": str, "Int64": int, "Boolean": bool}
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+_PYTHON_TYPES = {"Int64": int, "Boolean": bool}
+_JSON_TYPES = {"String": "string", "Int64": "integer", "Boolean": "boolean"}
+_SHOWN_MAX = 100
 
 
 def encoded_key(join_keys: Sequence[JoinKeySpec]) -> pl.Expr:
@@ -68,24 +71,46 @@ def encode_entities(join_keys: Sequence[JoinKeySpec], entities: Mapping[str, Seq
     entities: join key name to one value an entity; all of one length (checked by the caller).
     Raises MalformedRequestError when a value has not the join key's type: 1 and "1" are different keys.
     """
-    texts: list[list[str | None]] = []
-    for key in join_keys:
-        expected = _PYTHON_TYPES[key.dtype]
-        column: list[str | None] = []
-        for position, value in enumerate(entities[key.name]):
-            if value is None:
-                column.append(None)
-            elif type(value) is not expected:
-                raise MalformedRequestError(
-                    f"entity column '{key.name}' is {key.dtype}, but row {position} holds {value!r}",
-                    hint=f"send a JSON {'string' if expected is str else 'boolean' if expected is bool else 'integer'}",
-                )
-            else:
-                column.append(str(value).lower() if expected is bool else str(value))
-        texts.append(column)
+    texts = [_key_texts(key, entities[key.name]) for key in join_keys]
     if len(texts) == 1:
         return texts[0]
     return [
         None if None in row else "|".join(str(text).replace("~", "~0").replace("|", "~1") for text in row)
         for row in zip(*texts, strict=True)
     ]
+
+
+def _key_texts(key: JoinKeySpec, values: Sequence[object]) -> list[str | None]:
+    if key.dtype == "String":
+        for position, value in enumerate(values):
+            # Not isinstance: what looks like a text but is of another type was not meant as this key.
+            if type(value) is not str and value is not None:
+                raise _wrong_type(key, position, value)
+        return list(values)  # type: ignore[arg-type]
+    texts: list[str | None] = []
+    expected = _PYTHON_TYPES[key.dtype]
+    for position, value in enumerate(values):
+        if value is None:
+            texts.append(None)
+        elif type(value) is not expected:
+            raise _wrong_type(key, position, value)
+        elif value is True or value is False:
+            texts.append("true" if value else "false")
+        elif INT64_MIN <= value <= INT64_MAX:  # type: ignore[operator]
+            texts.append(str(value))
+        else:
+            raise MalformedRequestError(
+                f"entity column '{key.name}' is Int64, but the integer of row {position} has more than 64 bits",
+                hint=f"send an integer from {INT64_MIN} to {INT64_MAX}",
+            )
+    return texts
+
+
+def _wrong_type(key: JoinKeySpec, position: int, value: object) -> MalformedRequestError:
+    shown = repr(value) if not isinstance(value, int) or INT64_MIN <= value <= INT64_MAX else "a larger integer"
+    if len(shown) > _SHOWN_MAX:
+        shown = f"{shown[:_SHOWN_MAX]}…"
+    return MalformedRequestError(
+        f"entity column '{key.name}' is {key.dtype}, but row {position} holds {shown}",
+        hint=f"send a JSON {_JSON_TYPES[key.dtype]}",
+    )

@@ -49,7 +49,7 @@ def build_app(
 
     draining: whether the server is about to end; then /ready says so, while reads are still answered.
     """
-    reads = _Reads(service, metrics, limits or Limits())
+    reads = _Reads(service, metrics, limits or Limits(), draining)
 
     async def health(request: Request) -> Response:
         return Response(b'{"status":"ok"}', media_type=_JSON)
@@ -95,10 +95,13 @@ def build_app(
 class _Reads:
     """Answers POST /get-online-features; ASGI without a framework."""
 
-    def __init__(self, service: FeatureService, metrics: ServingMetrics, limits: Limits) -> None:
+    def __init__(
+        self, service: FeatureService, metrics: ServingMetrics, limits: Limits, draining: Callable[[], bool]
+    ) -> None:
         self._service = service
         self._metrics = metrics
         self._limits = limits
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -123,8 +126,9 @@ class _Reads:
             status, answer = encode_error(FeatureStoreError(f"internal error: {type(error).__name__}"))
         self._metrics.request(time.perf_counter() - started)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
-        if status == 413:
-            headers.append((b"connection", b"close"))  # what is left of the body is not read
+        if status == 413 or self._draining():
+            # What is left of the body is not read; or the client had better go to another server.
+            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 

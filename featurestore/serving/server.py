@@ -1,42 +1,38 @@
-"""Runs the application: one listening socket, one or more processes, each with a thread that follows the
-stores.
-
-The processes take connections from the one socket. They end with their parent, and one that dies is started
-again.
+"""Runs the application: a listening socket, one or more processes (`supervisor.py`), in each a thread that follows
+the stores.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
 from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.serving.app import build_app
 from featurestore.serving.limits import Limits
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.service import Clock, FeatureService
+from featurestore.serving.supervisor import supervise
 from featurestore.serving.transport import OneWriteProtocol
 
 log = structlog.get_logger(__name__)
 
 GRACEFUL_SHUTDOWN_S = 5
-RESTART_DELAY_S = 1.0
-_POLL_S = 0.1
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""How long requests under way may take once the port is closed."""
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PROBLEM_REPEAT_S = 30.0
 
 
@@ -50,6 +46,7 @@ class ServerOptions:
     processes: int = 1
     clock: Clock = "wall"
     refresh_interval_s: float = 0.1
+    drain_delay_s: float = 0.5
     limits: Limits = field(default_factory=Limits)
 
 
@@ -65,7 +62,7 @@ def serve(options: ServerOptions, *, on_listening: Callable[[str], None] = lambd
         if options.processes == 1:
             run_worker(options, listener)
         else:
-            _supervise(options, listener)
+            supervise(options.processes, partial(_child, options), listener, give_up_s=options.drain_delay_s + 7)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -88,8 +85,13 @@ def bind(host: str, port: int) -> socket.socket:
             f"can't listen on {host}:{port}: {error.strerror}",
             hint="stop the server that is running there, or choose another --port ([serving] port)",
         ) from error
-    listener.set_inheritable(True)
     return listener
+
+
+def _child(options: ServerOptions, listener: socket.socket, parent: Connection) -> None:
+    # Until it serves: Ctrl-C goes to the whole group, and the parent tells its children anyway.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run_worker(options, listener, parent)
 
 
 def url_of(listener: socket.socket) -> str:
@@ -99,26 +101,15 @@ def url_of(listener: socket.socket) -> str:
 
 
 def run_worker(options: ServerOptions, listener: socket.socket, parent: Connection | None = None) -> None:
-    """Serve in this process. parent: ends this process when its other end closes."""
+    """Serve in this process until a signal or, where there is one, until the parent closes its end of the pipe."""
     metrics = ServingMetrics()
     service = FeatureService(options.data_dir, clock=options.clock, observe=metrics.read)
     stop = threading.Event()
-    follower = threading.Thread(target=follow, args=(service, options.refresh_interval_s, stop))
-    config = uvicorn.Config(
-        build_app(service, metrics, options.limits),
-        http=OneWriteProtocol,
-        loop="auto",
-        lifespan="off",
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
-    )
-    server = _Server(config)
+    follower = threading.Thread(target=follow, args=(service, options.refresh_interval_s, stop), name="follow")
+    server = _Server(options.drain_delay_s)
+    server.load(build_app(service, metrics, options.limits, draining=server.is_draining))
     if parent is not None:
-        threading.Thread(target=_end_with_parent, args=(server, parent), daemon=True).start()
+        threading.Thread(target=_drain_with_parent, args=(server, parent), name="parent", daemon=True).start()
     problem = follow_once(service, check=True)
     if problem:
         log.warning("refresh_failed", error=problem)
@@ -152,14 +143,63 @@ def follow_once(service: FeatureService, *, check: bool = False) -> str | None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which after a graceful end returns instead of raising the signal again."""
+    """uvicorn's server with a drain in two steps.
+
+    First /ready says 503 and answers close their connection, while everything is still served; after `delay_s` the
+    port is closed, and what is under way is finished. A second signal ends it at once. It returns then, instead of
+    raising the signal again.
+    """
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        self._draining_since_s: float | None = None
+
+    def load(self, app: ASGIApp) -> None:
+        """Set the application, which may ask `is_draining`."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=OneWriteProtocol,
+                loop="auto",
+                lifespan="off",
+                ws="none",
+                proxy_headers=False,
+                server_header=False,
+                access_log=False,
+                log_config=None,
+                timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+            )
+        )
+
+    def is_draining(self) -> bool:
+        """Whether the end has been asked for."""
+        return self._draining_since_s is not None
+
+    def drain(self) -> None:
+        """Begin to end; from any thread or a signal's handler."""
+        if self._draining_since_s is None:
+            self._draining_since_s = time.monotonic()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal: the first one drains, the second one ends at once."""
+        if self.is_draining():
+            self.should_exit = self.force_exit = True
+        self.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by the main loop ten times a second; whether to leave it."""
+        since = self._draining_since_s
+        if since is not None and time.monotonic() - since >= self._delay_s:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Handle signals while serving, where this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self.handle_exit) for number in _ENDING_SIGNALS}
+        previous = {number: signal.signal(number, self.handle_exit) for number in ENDING_SIGNALS}
         try:
             yield
         finally:
@@ -167,62 +207,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _end_with_parent(server: uvicorn.Server, parent: Connection) -> None:
-    try:
+def _drain_with_parent(server: _Server, parent: Connection) -> None:
+    with suppress(EOFError, OSError):
         parent.recv()
-    except EOFError:
-        server.should_exit = True
-
-
-def _child(options: ServerOptions, listener: socket.socket, parent: Connection) -> None:
-    # Ctrl-C goes to the whole group: the parent tells its children by closing the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    run_worker(options, listener, parent)
-
-
-def _supervise(options: ServerOptions, listener: socket.socket) -> None:
-    context = multiprocessing.get_context("spawn")
-    # A plain flag: setting an Event in a signal handler can deadlock with the wait that it interrupts.
-    ending: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        ending.append(number)
-
-    previous = {number: signal.signal(number, on_signal) for number in _ENDING_SIGNALS}
-    with tempfile.TemporaryDirectory(prefix="featurestore-metrics-") as folder:
-        # Read when a child imports prometheus-client: the children then share their metrics through files.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        children: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
-
-        def start() -> None:
-            theirs, ours = context.Pipe(duplex=False)
-            child = context.Process(target=_child, args=(options, listener, theirs), daemon=True)
-            child.start()
-            theirs.close()
-            children.append((child, ours))
-
-        try:
-            for _ in range(options.processes):
-                start()
-            checked_s = time.monotonic()
-            while not ending:
-                time.sleep(_POLL_S)
-                if time.monotonic() - checked_s < RESTART_DELAY_S:
-                    continue
-                checked_s = time.monotonic()
-                for child, pipe in list(children):
-                    if not child.is_alive():
-                        log.error("server_process_died", pid=child.pid, exit_code=child.exitcode)
-                        children.remove((child, pipe))
-                        pipe.close()
-                        start()
-        finally:
-            for _, pipe in children:
-                pipe.close()
-            for child, _ in children:
-                child.join(GRACEFUL_SHUTDOWN_S + 2)
-                if child.is_alive():
-                    child.kill()
-            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    server.drain()

@@ -7,11 +7,12 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -110,10 +111,29 @@ def test_a_mistake_is_raised_with_the_servers_message_and_hint(
     assert "Hint" not in caught.value.message
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}.__iter__()])
-def test_what_json_lacks_is_the_callers_mistake(client: FeatureStoreClient, value: object) -> None:
-    with pytest.raises(MalformedRequestError, match="can't be written as JSON"):
-        client.get_online_features(FEATURES, {"card_id": [value]})
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (object(), "object"),
+        (b"c1", "bytes"),
+        (1.0, "float"),
+        (math.nan, "float"),
+        (datetime(2026, 11, 23, tzinfo=timezone.utc), "datetime.datetime"),
+        (date(2026, 11, 23), "datetime.date"),
+        (np.int64(1), "numpy.int64"),
+    ],
+)
+def test_a_value_that_is_no_key_is_told_before_it_is_sent(client: FeatureStoreClient, value: object, kind: str) -> None:
+    with pytest.raises(MalformedRequestError, match=f"'card_id': row 1 holds a {kind}, which is no key"):
+        client.get_online_features(FEATURES, {"card_id": ["c1", value]})
+
+
+@pytest.mark.parametrize("text", [b"view:feature", "\ud800"])
+def test_what_json_lacks_is_the_callers_mistake(client: FeatureStoreClient, text: object) -> None:
+    with pytest.raises(MalformedRequestError):
+        client.get_online_features([text], {"card_id": ["c1"]})  # type: ignore[list-item]
+    with pytest.raises(MalformedRequestError):
+        client.get_online_features(FEATURES, {"card_id": [text]})
 
 
 def test_a_time_without_a_zone_is_refused(client: FeatureStoreClient) -> None:

@@ -189,6 +189,7 @@ def test_output_dtypes(source: SourceSpec, feature: agg.Aggregation, output: str
         agg.sum("signature", over="1h"),
         agg.last("booked"),
         agg.first("signature"),
+        agg.last("day"),
     ],
 )
 def test_an_aggregate_of_a_column_it_can_not_take_is_refused(source: SourceSpec, feature: agg.Aggregation) -> None:

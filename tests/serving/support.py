@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ from featurestore.serving.limits import Limits
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.server import bind, follow, url_of
 from featurestore.serving.service import FeatureService
+from featurestore.serving.transport import OneWriteProtocol
 from featurestore.shard.processor import ShardProcessor
 from featurestore.shard.protocol import Fence, ShardBatch
 from tests.factories import LIFETIME, MINUTE, sliding, source_spec
@@ -93,14 +95,61 @@ ACCOUNT = ViewSpec(
 )
 VIEWS = (CARD, ACCOUNT)
 
-Event = tuple[str, int, str, float | None, str, int]
-"""card_id, account, region, amount, merchant, event time in µs."""
+
+def _last(column: str, dtype: str) -> FeatureSpec:
+    return FeatureSpec(
+        name=f"{column}_last", function="last", window=LIFETIME, output_dtype=dtype, column=column, input_dtype=dtype
+    )
+
+
+LASTS = (_last("amount", "Float64"), _last("merchant", "String"), _last("number", "Int64"), _last("flag", "Boolean"))
+"""The newest value of every type that a feature can have."""
+BY_NUMBER = ViewSpec(
+    name="by_number",
+    source=SOURCE.name,
+    entities=(EntitySpec(name="number", join_keys=(JoinKeySpec(name="account", dtype="Int64"),)),),
+    features=LASTS,
+)
+BY_TEXT = ViewSpec(
+    name="by_text",
+    source=SOURCE.name,
+    entities=(EntitySpec(name="text", join_keys=(JoinKeySpec(name="card_id", dtype="String"),)),),
+    features=LASTS,
+)
+BY_FLAG = ViewSpec(
+    name="by_flag",
+    source=SOURCE.name,
+    entities=(EntitySpec(name="flag", join_keys=(JoinKeySpec(name="flag", dtype="Boolean"),)),),
+    features=LASTS,
+)
+BY_ALL = ViewSpec(
+    name="by_all",
+    source=SOURCE.name,
+    entities=(
+        EntitySpec(
+            name="all",
+            join_keys=(
+                JoinKeySpec(name="flag", dtype="Boolean"),
+                JoinKeySpec(name="account", dtype="Int64"),
+                JoinKeySpec(name="card_id", dtype="String"),
+            ),
+        ),
+    ),
+    features=LASTS,
+)
+TYPED_VIEWS = (BY_NUMBER, BY_TEXT, BY_FLAG, BY_ALL)
+"""A view for every type of join key, and one for all together."""
+
+Event = tuple[str, int, str, float | None, str, int, bool, int]
+"""card_id, account, region, amount, merchant, number, flag, event time in µs."""
 _SCHEMA = {
     "card_id": pl.String,
     "account": pl.Int64,
     "region": pl.String,
     "amount": pl.Float64,
     "merchant": pl.String,
+    "number": pl.Int64,
+    "flag": pl.Boolean,
     "event_time": pl.Int64,
 }
 
@@ -112,9 +161,11 @@ def event(
     merchant: str = "m1",
     account: int = 1,
     region: str = "eu",
+    number: int = 0,
+    flag: bool = False,
     at_us: int = NOON,
 ) -> Event:
-    return (card, account, region, amount, merchant, at_us)
+    return (card, account, region, amount, merchant, number, flag, at_us)
 
 
 def register(data_dir: Path, views: Sequence[ViewSpec] = VIEWS) -> None:
@@ -191,9 +242,8 @@ def write_store(data_dir: Path, events: Sequence[Event]) -> None:
 def served(service: FeatureService, *, refresh_s: float = 0.02, limits: Limits | None = None) -> Iterator[str]:
     """The service behind a real server in a thread; gives its URL."""
     listener = bind("127.0.0.1", 0)
-    app = build_app(service, ServingMetrics(), limits or Limits())
-    config = uvicorn.Config(app, http="httptools", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
+    app = build_app(service, ServingMetrics(), limits)
+    server = uvicorn.Server(uvicorn.Config(app, http=OneWriteProtocol, lifespan="off", log_config=None))
     stop = threading.Event()
     threads = [
         threading.Thread(target=server.run, kwargs={"sockets": [listener]}),
@@ -213,11 +263,16 @@ def served(service: FeatureService, *, refresh_s: float = 0.02, limits: Limits |
 
 
 @contextlib.contextmanager
-def serve_command(data_dir: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`featurestore serve` in a process of its own; gives it and its URL."""
+def serve_command(data_dir: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`featurestore serve` in a process of its own, with these environment variables; gives it and its URL."""
     command = [sys.executable, "-m", "featurestore", "serve", "--port", "0", "--data-dir", str(data_dir)]
     process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
     )
     try:
         assert process.stdout is not None
