@@ -134,7 +134,9 @@ def archive_complaints(root: Path, accepted: int, events: int) -> list[str]:
     """What differs between the archive's counts and what was sent."""
     counts = {"events": accepted, "late": events - accepted, "dead_letter": 0}
     found = {kind: archived(root, kind) for kind in counts}
-    return [f"{kind}: {found[kind]} messages, expected {counts[kind]}" for kind in counts if found[kind] != counts[kind]]
+    return [
+        f"{kind}: {found[kind]} messages, expected {counts[kind]}" for kind in counts if found[kind] != counts[kind]
+    ]
 
 
 def main(arguments: list[str]) -> int:

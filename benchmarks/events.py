@@ -23,10 +23,10 @@ LATE_SHARE = 0.005
 class Stream:
     """How a stream differs from the standard job's.
 
-    card_skew: of zipf's law; None: the cards come in turn, in random order, so that the first `cards` events hold them all.
-    events_per_card: so many cards that each has about so many events; 0: `cards` of them. hot_share: share of all events
-    that one further card takes. span_ms: event time from the first to the last message; 0: 1 ms a message. keyed: a
-    message's key is its card, and decides its partition; otherwise message i goes to partition i % partitions.
+    card_skew: of zipf's law; None: the cards come in turn, in random order, so that the first `cards` events hold them
+    all. events_per_card: so many cards that each has about so many events; 0: `cards` of them. hot_share: share of all
+    events that one further card takes. span_ms: event time from the first to the last message; 0: 1 ms a message.
+    keyed: a message's key is its card, and decides its partition; otherwise message i goes to partition i % partitions.
     """
 
     cards: int = 100_000

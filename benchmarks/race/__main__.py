@@ -86,7 +86,13 @@ def table(results: list[Result]) -> list[tuple[str, ...]]:
 def run_steps(steps: list[Step], servers: str, folder: Path, console: Console) -> list[Result]:
     """Carry the steps out one after the other, with a bar."""
     results = []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(steps))
         for name, step in steps:

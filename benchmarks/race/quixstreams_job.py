@@ -1,8 +1,8 @@
 """A shape with quixstreams' own windows: `python quixstreams_job.py SHAPE SERVERS TOPIC EVENTS ROWS STATE`.
 
-Run by a Python that has quixstreams and nothing of ours (quixstreams.txt). EVENTS: it ends after so many; ROWS: the file
-to write; STATE: the folder of its RocksDB. Its defaults are kept: a changelog topic for the state, a commit every 5 s,
-at least once.
+Run by a Python that has quixstreams and nothing of ours (quixstreams.txt). EVENTS: it ends after so many; ROWS: the
+file to write; STATE: the folder of its RocksDB. Its defaults are kept: a changelog topic for the state, a commit every
+5 s, at least once.
 """
 
 import sys

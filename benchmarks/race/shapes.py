@@ -50,7 +50,13 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tumbling", "1-minute tumbling windows", "payments_by_card", STANDARD[:1], peers=True),
-        Shape("hopping", "10-minute windows every minute", "payments_by_card", (Window("hopping", "10m", "1m"),), peers=True),
+        Shape(
+            "hopping",
+            "10-minute windows every minute",
+            "payments_by_card",
+            (Window("hopping", "10m", "1m"),),
+            peers=True,
+        ),
         Shape("wide_rows", "8 kB rows: sliding 10m, 1h, 24h, 7d", "days", DAYS, ("sum", "min", "max"), 1_000_000),
         Shape("many_keys", "the standard job's definition, 5 million keys", "many_keys", STANDARD, events=5_000_000),
         Shape("hot_key", "the same, one key has half of all events", "hot_key", STANDARD),
