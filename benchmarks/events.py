@@ -25,23 +25,27 @@ class Stream:
 
     card_skew: of zipf's law; None: the cards come in turn, in random order, so that the first `cards` events hold them
     all. events_per_card: so many cards that each has about so many events; 0: `cards` of them. hot_share: share of all
-    events that one further card takes. span_ms: event time from the first to the last message; 0: 1 ms a message.
-    keyed: a message's key is its card, and decides its partition; otherwise message i goes to partition i % partitions.
+    events that one further card takes. ages: (share, ms), shares of the events that lie evenly in the last so many ms
+    of the stream; none: 1 ms a message. keyed: a message's key is its card, and decides its partition; otherwise message
+    i goes to partition i % partitions.
     """
 
     cards: int = 100_000
     card_skew: float | None = 1.2
     events_per_card: int = 0
     hot_share: float = 0.0
-    span_ms: int = 0
+    ages: tuple[tuple[float, int], ...] = ()
     keyed: bool = False
 
 
-DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+# Of an entity's events so many lie in each window that its row has tiles of every size, some 150 of 56 bytes.
+AGES = ((0.45, 8 * 1_440 * MINUTE_MS), (0.3, 1_440 * MINUTE_MS), (0.15, 60 * MINUTE_MS), (0.1, 10 * MINUTE_MS))
+
 STREAMS = {
     "payments": Stream(),
     "payments_by_card": Stream(keyed=True),
-    "days": Stream(card_skew=0.0, events_per_card=1_000, span_ms=8 * DAY_MS, keyed=True),
+    "days": Stream(card_skew=0.0, events_per_card=220, ages=AGES, keyed=True),
     "many_keys": Stream(cards=5_000_000, card_skew=None, keyed=True),
     "hot_key": Stream(hot_share=0.5, keyed=True),
 }
@@ -73,8 +77,10 @@ def make_events(events: int, seed: int, stream: Stream = STREAMS["payments"]) ->
     late = rng.random(events) < LATE_SHARE
     behind[late] = OUT_OF_ORDER_MS + rng.integers(0, LATE_MS + 1, int(late.sum()))
     passed = np.arange(events, dtype=np.int64)
-    if stream.span_ms:
-        passed = passed * stream.span_ms // events
+    if stream.ages:
+        shares, ages_ms = zip(*stream.ages)
+        age = rng.random(events) * rng.choice(ages_ms, size=events, p=shares)
+        passed = np.sort(max(ages_ms) - age.astype(np.int64))
     ts = START_MS + passed - behind
     return pl.DataFrame({"card": card, "merchant": merchant, "amount": cents / 100, "ts": ts}).select(
         pl.format("c{}", pl.col("card").cast(pl.String).str.zfill(7)).alias("card_id"),

@@ -87,7 +87,7 @@ def expected_of_ours(shape: Shape, accepted: pl.DataFrame) -> Iterator[tuple[str
         every = span_us(window.every or window.size)
         yield name, window_rows(accepted, watermark, name, span_us(window.size), every), [name]
     if sliding:
-        sparse = bool(STREAMS[shape.stream].span_ms)
+        sparse = bool(STREAMS[shape.stream].ages)
         rows = sliding_rows_by_pairs if sparse else sliding_rows
         yield "sliding", rows(accepted, watermark, sliding), list(sliding)
 
