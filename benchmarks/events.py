@@ -26,8 +26,8 @@ class Stream:
     card_skew: of zipf's law; None: the cards come in turn, in random order, so that the first `cards` events hold them
     all. events_per_card: so many cards that each has about so many events; 0: `cards` of them. hot_share: share of all
     events that one further card takes. ages: (share, ms), shares of the events that lie evenly in the last so many ms
-    of the stream; none: 1 ms a message. keyed: a message's key is its card, and decides its partition; otherwise message
-    i goes to partition i % partitions.
+    of the stream; none: 1 ms a message. keyed: a message's key is its card, and decides its partition; otherwise
+    message i goes to partition i % partitions.
     """
 
     cards: int = 100_000
