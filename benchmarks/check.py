@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from benchmarks.events import make_events
+from benchmarks.events import STREAMS, Stream, make_events, partitions_of
 
 SOURCE, VIEW = "payments", "card_amounts"
 OUT_OF_ORDERNESS_US = 5_000_000
@@ -26,26 +27,31 @@ FUNCTIONS = ("sum", "min", "max", "mean")
 KEYS = ["card_id", "end"]
 
 
-def judged_events(events: int, partitions: int, seed: int) -> pl.DataFrame:
+def judged_events(events: int, partitions: int, seed: int, stream: Stream = STREAMS["payments"]) -> pl.DataFrame:
     """Accepted events: card_id, amount, time, partition.
 
     watermark: of its partition before the event; newest: the partition's largest time at the end.
     """
-    partition = pl.int_range(pl.len()) % partitions
+    made = make_events(events, seed, stream)
+    partition = partitions_of(made, partitions, stream)
     time = pl.col("ts") * 1_000
     before = pl.col("time").cum_max().shift(1).over("partition") - OUT_OF_ORDERNESS_US
     return (
-        make_events(events, seed)
-        .select("card_id", "amount", time.alias("time"), partition.alias("partition"))
+        made.select("card_id", "amount", time.alias("time"), partition)
         .with_columns(before.alias("watermark"), pl.col("time").max().over("partition").alias("newest"))
         .filter(pl.col("watermark").is_null() | (pl.col("time") >= pl.col("watermark") - ALLOWED_LATENESS_US))
     )
 
 
-def aggregates(window: str) -> list[pl.Expr]:
+def watermark_of(accepted: pl.DataFrame) -> int:
+    """Watermark of the view at the end of the topic, µs."""
+    return int(accepted["newest"].min()) - OUT_OF_ORDERNESS_US  # type: ignore[arg-type]
+
+
+def aggregates(window: str, functions: Sequence[str] = FUNCTIONS) -> list[pl.Expr]:
     """The features of a window by their names, and Σ|x| of it as `scale`."""
     amount = pl.col("amount")
-    named = [getattr(amount, function)().alias(f"amount_{function}_{window}") for function in FUNCTIONS]
+    named = [getattr(amount, function)().alias(f"amount_{function}_{window}") for function in functions]
     return [
         pl.len().cast(pl.Int64).alias(f"count_{window}"),
         *named,
@@ -53,15 +59,21 @@ def aggregates(window: str) -> list[pl.Expr]:
     ]
 
 
-def tumbling_rows(accepted: pl.DataFrame, watermark: int) -> pl.DataFrame:
-    """A row for each card and passed minute with an event."""
-    end = (pl.col("time") // MINUTE_US + 1) * MINUTE_US
-    rows = accepted.with_columns(end.alias("end")).filter(pl.col("end") <= watermark)
-    return rows.group_by(KEYS).agg(aggregates("tumbling_1m"))
+def window_rows(accepted: pl.DataFrame, watermark: int, window: str, size: int, every: int) -> pl.DataFrame:
+    """A row for each card and passed window of `size` that ends at a multiple of `every` and holds an event."""
+    pane = pl.col("time") // every * every
+    last = pl.int_ranges(pane + every, pane + every + size, every)
+    rows = accepted.with_columns(last.alias("end")).explode("end").filter(pl.col("end") <= watermark)
+    return rows.group_by(KEYS).agg(aggregates(window))
 
 
-def sliding_rows(accepted: pl.DataFrame, watermark: int) -> pl.DataFrame:
-    """A row for each card and passed minute with an event: the windows that end with that minute."""
+def sliding_rows(
+    accepted: pl.DataFrame, watermark: int, windows: Mapping[str, tuple[int, int]] = SLIDING_US
+) -> pl.DataFrame:
+    """A row for each card and passed minute with an event: the windows that end with that minute.
+
+    windows: by name, size and tile in µs.
+    """
     boundaries = []
     first = int(accepted["time"].min()) // MINUTE_US + 1  # type: ignore[arg-type]
     for boundary in range(first * MINUTE_US, watermark + 1, MINUTE_US):
@@ -69,7 +81,7 @@ def sliding_rows(accepted: pl.DataFrame, watermark: int) -> pl.DataFrame:
         in_time = pl.col("watermark").is_null() | (pl.col("watermark") < boundary)
         known = accepted.filter((pl.col("time") < boundary) & (own | in_time))
         rows = known.filter(own).select("card_id").unique()
-        for window, (size, tile) in SLIDING_US.items():
+        for window, (size, tile) in windows.items():
             inside = known.filter(pl.col("time") >= (boundary - size) // tile * tile)
             rows = rows.join(inside.group_by("card_id").agg(aggregates(window)), on="card_id", how="left")
         boundaries.append(rows.with_columns(pl.lit(boundary).alias("end")))
@@ -86,7 +98,9 @@ def stored_rows(folder: Path) -> pl.DataFrame:
     return rows.sort("revision").unique(KEYS, keep="last")
 
 
-def complaints(expected: pl.DataFrame, actual: pl.DataFrame, windows: list[str]) -> list[str]:
+def complaints(
+    expected: pl.DataFrame, actual: pl.DataFrame, windows: Sequence[str], functions: Sequence[str] = FUNCTIONS
+) -> list[str]:
     """What differs between two sets of rows."""
     found = []
     if expected.height != actual.height:
@@ -95,7 +109,7 @@ def complaints(expected: pl.DataFrame, actual: pl.DataFrame, windows: list[str])
     if both.height != expected.height:
         found.append(f"{expected.height - both.height} of the expected rows are missing")
     for window in windows:
-        for name in (f"count_{window}", *(f"amount_{function}_{window}" for function in FUNCTIONS)):
+        for name in (f"count_{window}", *(f"amount_{function}_{window}" for function in functions)):
             value, wanted = pl.col(f"{name}_actual"), pl.col(name)
             right = value == wanted
             if "_sum_" in name or "_mean_" in name:
@@ -116,21 +130,25 @@ def archived(root: Path, kind: str) -> int:
     return sum(pl.scan_parquet(file).select(pl.len()).collect().item() for file in files)
 
 
+def archive_complaints(root: Path, accepted: int, events: int) -> list[str]:
+    """What differs between the archive's counts and what was sent."""
+    counts = {"events": accepted, "late": events - accepted, "dead_letter": 0}
+    found = {kind: archived(root, kind) for kind in counts}
+    return [
+        f"{kind}: {found[kind]} messages, expected {counts[kind]}" for kind in counts if found[kind] != counts[kind]
+    ]
+
+
 def main(arguments: list[str]) -> int:
     """Compare, print what was found as JSON."""
     root = Path(arguments[0])
     events, partitions, seed = (int(argument) for argument in arguments[1:4])
     accepted = judged_events(events, partitions, seed)
-    watermark = int(accepted["newest"].min()) - OUT_OF_ORDERNESS_US  # type: ignore[arg-type]
-    found = []
-    counts = {"events": accepted.height, "late": events - accepted.height, "dead_letter": 0}
-    for kind, wanted in counts.items():
-        there = archived(root, kind)
-        if there != wanted:
-            found.append(f"{kind}: {there} messages, expected {wanted}")
+    watermark = watermark_of(accepted)
+    found = archive_complaints(root, accepted.height, events)
     rows = {}
     for name, expected, windows in (
-        ("tumbling_1m", tumbling_rows(accepted, watermark), ["tumbling_1m"]),
+        ("tumbling_1m", window_rows(accepted, watermark, "tumbling_1m", MINUTE_US, MINUTE_US), ["tumbling_1m"]),
         ("sliding", sliding_rows(accepted, watermark), list(SLIDING_US)),
     ):
         actual = stored_rows(root / "features" / VIEW / "v1" / name)

@@ -10,18 +10,17 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
 from benchmarks.measure import Cost, machine, run_measured
+from benchmarks.report import aligned, record
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPIC = "payments"
 MODULE = "benchmarks.standard_pipeline"
-README = ROOT / "benchmarks" / "README.md"
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
 
 @dataclass(frozen=True)
@@ -77,20 +76,29 @@ def measure_bare(servers: str, events: int, folder: Path) -> Figures:
     return figures("bare consume", events, cost, json.loads(cost.stdout)["first_to_last_s"], idle)
 
 
-def measure_run(servers: str, events: int, processes: int, folder: Path) -> Figures:
-    """The standard job in a fresh data_dir, `folder`/data; then once more with nothing left to read."""
+def measure_run(
+    servers: str,
+    events: int,
+    processes: int,
+    folder: Path,
+    *,
+    module: str = MODULE,
+    environment: Mapping[str, str] | None = None,
+) -> Figures:
+    """`featurestore run` of `module` in a fresh data_dir, `folder`/data; then once more with nothing left to read."""
     data_dir = folder / "data"
     shutil.rmtree(data_dir, ignore_errors=True)
-    environment = {
+    settings = {
+        **(environment or {}),
         "FEATURESTORE_KAFKA__BOOTSTRAP_SERVERS": servers,
         "FEATURESTORE_STORE__DATA_DIR": str(data_dir),
         "FEATURESTORE_WORKER__METRICS_PORT": "0",
     }
-    command = [sys.executable, "-m", "featurestore", "run", MODULE, "--until-end", "--apply"]
+    command = [sys.executable, "-m", "featurestore", "run", module, "--until-end", "--apply"]
     if processes > 1:
         command += ["--processes", str(processes)]
-    cost = checked(run_measured(command, folder, name="run", environment=environment), "the run")
-    idle = checked(run_measured(command, folder, name="again", environment=environment), "the second run")
+    cost = checked(run_measured(command, folder, name="run", environment=settings), "the run")
+    idle = checked(run_measured(command, folder, name="again", environment=settings), "the second run")
     active_s = cost.wall_s - time_until(cost, "worker_started")
     return figures(f"featurestore run ({processes})", events, cost, active_s, idle)
 
@@ -144,22 +152,7 @@ def table(runs: list[Figures], bare: list[Figures]) -> str:
                 f"{run.peak_rss_mb:.0f}",
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(zip(line, widths)))
-        for line in lines
-    )
-
-
-def record(readme: Path, lines: str, job: str, *, begin: str = BEGIN, end: str = END) -> None:
-    """Put the table, the machine and the job in the place that the README keeps for them."""
-    text = readme.read_text(encoding="utf-8")
-    head, rest = text.split(begin, 1)
-    _, tail = rest.split(end, 1)
-    about = ", ".join(f"{name} {value}" for name, value in machine().items())
-    today = datetime.now(timezone.utc).date().isoformat()
-    figures_text = f"{job}, on {today}\nMachine: {about}\n\n```text\n{lines}\n```\n"
-    readme.write_text(f"{head}{begin}\n\n{figures_text}\n{end}{tail}", encoding="utf-8")
+    return aligned(lines)
 
 
 def arguments_of(argv: list[str]) -> argparse.Namespace:
@@ -223,7 +216,7 @@ def main(argv: list[str]) -> int:
         options.json.write_text(text + "\n")
     right = not result["wrong"] and check.exit_code == 0
     if options.record and right:
-        record(README, table(runs, bare_runs), f"{options.events:,} events, {options.partitions} partitions")
+        record(table(runs, bare_runs), f"{options.events:,} events, {options.partitions} partitions")
     for complaint in result["wrong"]:
         print(f"WRONG {complaint}", file=sys.stderr)
     return 0 if right else 1

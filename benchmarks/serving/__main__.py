@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import machine
+from benchmarks.report import record
 from benchmarks.serving import stage
 from benchmarks.serving.feed import HISTORY_EVENTS, card_name, draw_cards
-from benchmarks.standard_job import README, record
 
-BEGIN, END = "<!-- serving figures -->", "<!-- end of serving figures -->"
 FEATURES = [
     f"card_profile:{name}"
     for name in (
@@ -194,7 +193,7 @@ def main(argv: list[str]) -> int:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     if options.record:
         job = f"{options.events_per_s:,} events/s where the worker is busy, load average before {load_before:.1f}"
-        record(README, text, job, begin=BEGIN, end=END)
+        record(text, job, "serving")
     return 0
 
 
