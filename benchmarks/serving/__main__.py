@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import machine
-from benchmarks.report import record
+from benchmarks.report import aligned, record
 from benchmarks.serving import stage
 from benchmarks.serving.feed import HISTORY_EVENTS, card_name, draw_cards
 
@@ -137,18 +137,7 @@ def table(rows: Sequence[Figures], fresh: Sequence[Freshness]) -> str:
     for delay in fresh:
         numbers = (str(delay.events), f"{delay.p50_ms:.0f}", f"{delay.p99_ms:.0f}")
         delays.append(("", delay.commit_interval, delay.refresh_interval, *numbers))
-    return f"{aligned(reads)}\n\n{aligned(delays)}"
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width; all but the first two to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if at > 1 else cell.ljust(width) for at, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in lines
-    )
+    return f"{aligned(reads, 2)}\n\n{aligned(delays, 2)}"
 
 
 def arguments_of(argv: list[str]) -> argparse.Namespace:

@@ -11,9 +11,10 @@ import time
 import numpy as np
 from confluent_kafka import Producer
 
-from benchmarks.events import CARD_SKEW, CARDS
+from benchmarks.events import STREAMS
 
 TOPIC = "payments"
+CARDS, SKEW = STREAMS["payments"].cards, 1.2
 PARTITIONS = 4
 MERCHANTS = 1_000
 HISTORY_EVENTS = 150_000
@@ -29,7 +30,7 @@ def card_name(number: int) -> str:
 
 def draw_cards(count: int, rng: np.random.Generator) -> list[int]:
     """Numbers of cards with the skew of the standard job: the busiest has a fifth of all events."""
-    weights = np.cumsum(np.arange(1, CARDS + 1, dtype=np.float64) ** -CARD_SKEW)
+    weights = np.cumsum(np.arange(1, CARDS + 1, dtype=np.float64) ** -SKEW)
     drawn: list[int] = np.searchsorted(weights, rng.random(count) * weights[-1], side="right").tolist()
     return drawn
 
