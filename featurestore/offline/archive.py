@@ -41,7 +41,7 @@ class SourceArchive:
         generation: str,
         *,
         starts: Mapping[int, ArchiveEnd] | None = None,
-        segment_events: int = 250_000,
+        segment_events: int = 125_000,
         segment_bytes: int = 64 * 2**20,
         segment_span_us: int = 3_600_000_000,
         flush_interval_s: float = 10.0,

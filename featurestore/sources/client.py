@@ -12,7 +12,7 @@ from featurestore.errors import BrokerUnavailableError, ConfigError, FeatureStor
 
 log = structlog.get_logger()
 
-QUEUED_KBYTES = 32 * 1024
+QUEUED_KBYTES = 16 * 1024
 _OURS = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "error"}
 
 Client = TypeVar("Client")
