@@ -13,7 +13,7 @@ from featurestore.cli.options import DataDir, Json, Modules, Yes, confirm, load_
 from featurestore.cli.output import format_bytes, print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from featurestore.worker.backfill import SourceBackfill
+    from featurestore.worker.backfill_plan import SourceBackfill
 
 EXAMPLES = (
     "Examples: [bold]featurestore backfill pipelines.transactions --dry-run[/bold]   "
@@ -49,9 +49,10 @@ def backfill(
     """
     # Before polars is imported: commits are many and small, and each process has a core.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
-    from featurestore.worker.backfill import BackfillOptions, plan_backfill
     from featurestore.worker.backfill import abandon as give_up
     from featurestore.worker.backfill import backfill as fill
+    from featurestore.worker.backfill import plan_backfill
+    from featurestore.worker.backfill_plan import BackfillOptions
 
     settings = load_settings(data_dir)
     require_data_dir(settings)

@@ -155,7 +155,6 @@ def _reached(staged: Path, source: str, views: Sequence[CompiledView]) -> dict[s
 def in_the_way(staging: Staging) -> BackfillError:
     """The error of a backfill of other views that is there."""
     names = ", ".join(view.name for view in staging.views)
-    """The error of a backfill of other views that is there."""
     return BackfillError(
         f"a backfill of {names} is {'waiting to be taken in' if staging.whole else 'under way'}",
         hint="finish it with those views, or give it up: featurestore backfill MODULE --abandon",
