@@ -185,21 +185,24 @@ class _Backfill:
                 metrics_dir=None if options.metrics_dir is None else str(options.metrics_dir),
             )
 
+        plan = make_plan()
+        if _all_read(plan.sources[0]):
+            return
         if self._options.processes == 1:
-            plan = make_plan()
-            if not _all_read(plan.sources[0]):
-                metrics = show_metrics(plan, self._settings, 0)
-                run_process(plan, self._settings, self._definitions, self._resolved.views, metrics)
-        elif not _all_read(self._plan(generation)):
-            supervise(
-                make_plan,
-                self._settings,
-                self._options.processes,
-                locks,
-                draining=self._marker.exists,
-                stderr=self._options.stderr,
-                max_restarts=MAX_RESTARTS,
+            run_process(
+                plan, self._settings, self._definitions, self._resolved.views, show_metrics(plan, self._settings, 0)
             )
+            return
+        plans = iter([plan])
+        supervise(
+            lambda: next(plans, None) or make_plan(),
+            self._settings,
+            self._options.processes,
+            locks,
+            draining=self._marker.exists,
+            stderr=self._options.stderr,
+            max_restarts=MAX_RESTARTS,
+        )
 
     def _plan(self, generation: ArchivedGeneration) -> SourcePlan:
         name = self._source.name
