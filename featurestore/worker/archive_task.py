@@ -19,12 +19,11 @@ from featurestore.batches import (
     SourcePoll,
 )
 from featurestore.compile.bind import BoundView
-from featurestore.definitions.specs import SourceSpec
+from featurestore.compile.columns import conform
 from featurestore.observability import Metrics
 from featurestore.offline import ArchiveEnd
 from featurestore.offline.archive_reader import ArchivedPart, PartitionReader
 from featurestore.shard.protocol import ShardBatch
-from featurestore.sources.columns import POLARS_DTYPES
 from featurestore.sources.lateness import max_before, watermark_before
 from featurestore.worker.plan import RunPlan, SourcePlan
 from featurestore.worker.routing import Router
@@ -104,25 +103,9 @@ class ArchiveTask:
     def _batch(self, part: ArchivedPart, progress: PartitionProgress) -> PartitionBatch:
         event_us = part.rows[EVENT_TIME].dt.epoch("us").to_numpy()
         watermark = watermark_before(max_before(event_us, part.before_us), self._source.max_out_of_orderness_us)
-        accepted = conform(part.rows, self._source).with_columns(pl.Series(PARTITION_WATERMARK, watermark))
+        accepted = conform(part.rows, self._source.columns).with_columns(pl.Series(PARTITION_WATERMARK, watermark))
         offsets = part.rows[OFFSET].to_numpy()
         arrival_us = part.rows[ARRIVAL_TIME].dt.epoch("us").to_numpy()
         return PartitionBatch(
             progress, offsets, arrival_us, np.zeros_like(offsets), accepted, accepted.clear(), _NO_DEAD
         )
-
-
-def conform(rows: pl.DataFrame, source: SourceSpec) -> pl.DataFrame:
-    """Archived events with the columns that the source has now.
-
-    A column that was not there when they were archived takes its default, or null; one of another type is cast, to null
-    where that can't be done.
-    """
-    columns = []
-    for column in source.columns:
-        dtype = POLARS_DTYPES[column.dtype]
-        if column.name not in rows.columns:
-            columns.append(pl.lit(column.default if column.has_default else None).cast(dtype).alias(column.name))
-        elif rows.schema[column.name] != dtype:
-            columns.append(pl.col(column.name).cast(dtype, strict=False))
-    return rows.with_columns(columns) if columns else rows
