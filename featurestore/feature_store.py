@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any, Literal
 
 import polars as pl
 
@@ -22,15 +24,48 @@ _INSTANT = pl.Datetime("us", "UTC")
 class FeatureStore:
     """The feature store of a project.
 
-    directory: where featurestore.toml lies. It reads beside running workers and disturbs none. Raises ConfigError for
-    wrong settings, RegistryError when nothing was applied yet.
+    directory: where featurestore.toml lies. modules: that define the views, where they are not in pipelines/; for
+    training data alone. It reads beside running workers and disturbs none. Raises ConfigError for wrong settings,
+    RegistryError when nothing was applied yet.
     """
 
-    def __init__(self, directory: str | Path = ".") -> None:
-        data_dir = Settings.load(Path(directory)).store.data_dir
+    def __init__(self, directory: str | Path = ".", modules: Sequence[str] = ()) -> None:
+        self._directory = Path(directory).resolve()
+        self._modules = tuple(modules)
+        self._data_dir = data_dir = Settings.load(Path(directory)).store.data_dir
         self._root = data_dir / "offline"
         self._registry_path = data_dir / "registry" / "registry.db"
         Registry.open(self._registry_path, create=False).close()
+
+    def get_historical_features(
+        self,
+        spine: Any,
+        features: Sequence[str],
+        *,
+        knowledge: Literal["event", "arrival"] = "event",
+        knowledge_time: datetime | str | None = None,
+        event_timestamp: str = "event_timestamp",
+        full_feature_names: bool = False,
+    ) -> pl.DataFrame:
+        """The spine's rows in their order with the features as they stood at each row's instant: a point-in-time join.
+
+        spine: polars, pandas or pyarrow frame, or the path of a Parquet or CSV file, with the views' join keys and
+        instants with a zone in the column `event_timestamp`. features: "view:feature" each.
+        knowledge: "event": what happened before the instant; "arrival": only what had arrived by then, as an online
+        read at that instant knew. knowledge_time: leave out what arrived after it. full_feature_names: columns are
+        named view__feature. An entity without an event before the instant has the feature's default, or null; one
+        whose newest event is older than the view's ttl has null. The archive's whole history counts, whenever the
+        view began.
+
+        Raises UnknownViewError, UnknownFeatureError, MalformedRequestError for a wrong spine or request,
+        DefinitionError when a view's module isn't found, PlanRequiredError when it differs from what is applied.
+        """
+        from featurestore.training.training_set import TrainingSetRequest, make_training_set
+
+        request = TrainingSetRequest(
+            spine, tuple(features), knowledge, knowledge_time, event_timestamp, full_feature_names
+        )
+        return make_training_set(self._data_dir, self._directory, self._modules, request).frame
 
     def scan_snapshots(self, view: str, *, window: str | None = None) -> pl.LazyFrame:
         """The valid snapshots of a view's applied version: of each key and window the row of the highest revision.

@@ -22,6 +22,7 @@ from featurestore.cli import (
     run,
     serve,
     status,
+    training_set,
     view,
 )
 
@@ -61,6 +62,7 @@ app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("backfill", epilog=backfill.EXAMPLES)(backfill.backfill)
+app.command("training-set", epilog=training_set.EXAMPLES)(training_set.training_set)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("get", epilog=get.EXAMPLES)(get.get)
 app.command("broker", epilog=broker.EXAMPLES)(broker.broker)

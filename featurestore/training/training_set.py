@@ -1,0 +1,145 @@
+"""Training sets: a spine with features, and the manifest that it can be made again from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from featurestore.durations import format_instant, parse_instant_us
+from featurestore.errors import MalformedRequestError, UnknownFeatureError
+from featurestore.registry import RegisteredView, Registry
+from featurestore.training.bind import bind_views
+from featurestore.training.history import JoinOptions, JoinProgress, Knowledge, WantedView, point_in_time_join
+from featurestore.training.manifest import (
+    Manifest,
+    ViewMark,
+    check_same,
+    created_now,
+    library_version,
+    mark_of,
+    view_names,
+)
+from featurestore.training.spine import read_spine
+
+EVENT_TIMESTAMP = "event_timestamp"
+
+
+@dataclass(frozen=True)
+class TrainingSetRequest:
+    """What a training set is made of.
+
+    spine: polars, pandas or pyarrow frame, or a path of a Parquet or CSV file. features: "view:feature" each.
+    knowledge: "event" or "arrival"; knowledge_time: only events that had arrived by then, an instant with a zone.
+    event_timestamp: the spine's column of instants. full_feature_names: columns are named view__feature.
+    """
+
+    spine: Any
+    features: tuple[str, ...]
+    knowledge: Knowledge = "event"
+    knowledge_time: datetime | str | None = None
+    event_timestamp: str = EVENT_TIMESTAMP
+    full_feature_names: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """frame: the spine's rows in their order, the features added in the order asked for."""
+
+    frame: pl.DataFrame
+    manifest: Manifest
+
+
+def make_training_set(
+    data_dir: Path,
+    directory: Path,
+    modules: Sequence[str],
+    request: TrainingSetRequest,
+    *,
+    again: Manifest | None = None,
+    progress: Callable[[JoinProgress], None] = lambda progress: None,
+) -> TrainingSet:
+    """Join the features to the spine.
+
+    data_dir, directory, modules: of the project; see `bind_views`. again: make the set of this manifest, by what its
+    archive held then; features, knowledge and names are taken from it.
+    Raises MalformedRequestError for a wrong spine or request, UnknownViewError, UnknownFeatureError.
+    """
+    if again is not None:
+        request = _request_of(again, request.spine)
+    registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
+    try:
+        views = [registry.view(name) for name in view_names(request.features)]
+        sources = {view.spec.source: registry.source(view.spec.source) for view in views}
+    finally:
+        registry.close()
+    names = _column_names(views, request)
+    join_keys = {key.name: key for view in views for key in view.spec.join_keys}
+    spine = read_spine(request.spine, request.event_timestamp, list(join_keys.values()))
+    taken = [name for name in names.values() if name in spine.frame.columns]
+    if taken:
+        raise MalformedRequestError(
+            f"the spine has a column '{taken[0]}' already",
+            hint="rename it, or ask for full feature names (view__feature)",
+        )
+    if again is not None:
+        check_same(again, spine, {view.spec.name: (view.version, view.fingerprint) for view in views})
+    bound = bind_views(views, sources, directory, modules)
+    wanted = [
+        WantedView(
+            bound[view.spec.name],
+            sources[view.spec.source],
+            tuple((f.partition(":")[2], names[f]) for f in names if f.partition(":")[0] == view.spec.name),
+        )
+        for view in views
+    ]
+    known_by_us = None if request.knowledge_time is None else parse_instant_us(request.knowledge_time)
+    marks, groups = (None, None) if again is None else (dict(again.archive), again.groups)
+    options = JoinOptions(request.knowledge, known_by_us, marks, groups)
+    joined = point_in_time_join(data_dir / "offline", spine, wanted, options, progress)
+    manifest = Manifest(
+        library_version=library_version(),
+        created_at=created_now(),
+        features=request.features,
+        full_feature_names=request.full_feature_names,
+        event_timestamp=request.event_timestamp,
+        knowledge=request.knowledge,
+        knowledge_time=None if known_by_us is None else format_instant(known_by_us),
+        spine=mark_of(spine),
+        views=tuple(ViewMark(v.spec.name, v.version, v.fingerprint, joined.groups[v.spec.name], v.spec) for v in views),
+        archive=joined.marks,
+    )
+    return TrainingSet(spine.frame.hstack(joined.features.select(names.values())), manifest)
+
+
+def _request_of(manifest: Manifest, spine: Any) -> TrainingSetRequest:
+    return TrainingSetRequest(
+        spine,
+        manifest.features,
+        manifest.knowledge,
+        manifest.knowledge_time,
+        manifest.event_timestamp,
+        manifest.full_feature_names,
+    )
+
+
+def _column_names(views: Sequence[RegisteredView], request: TrainingSetRequest) -> dict[str, str]:
+    """By feature, in the order asked for, the name of its column."""
+    by_name = {view.spec.name: view for view in views}
+    names: dict[str, str] = {}
+    for feature in request.features:
+        view, _, name = feature.partition(":")
+        has = [spec.name for spec in by_name[view].spec.features]
+        if name not in has:
+            raise UnknownFeatureError(f"view '{view}' has no feature '{name}'", hint=f"it has {', '.join(has)}")
+        names[feature] = f"{view}__{name}" if request.full_feature_names else name
+    twice = [name for name in names.values() if list(names.values()).count(name) > 1]
+    if twice:
+        raise MalformedRequestError(
+            f"two features are named '{twice[0]}'", hint="ask for full feature names (view__feature)"
+        )
+    return names
