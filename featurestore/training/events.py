@@ -27,7 +27,8 @@ DELAY_FACTOR = 4
 class EventTable:
     """Events sorted by entity, event time and place in the log, ready to be merged by ranges.
 
-    time_us, arrival_us: int64, shape (n,). texts: of all tables together, by slot name; the slots hold their numbers.
+    time_us, arrival_us: int64, shape (n,); the same unless told apart by delay. texts: of all tables together, by slot
+    name; the slots hold their numbers.
     above_us, most_us: every event arrived later than the one and at most the other after it happened.
     """
 
@@ -50,7 +51,10 @@ def build_tables(
     by_delay: one table for each class of delays (arrival after event time): up to 1 s, 4 s, 16 s, …, for a join that
     asks what had arrived; else one for all.
     """
-    events = events[_order(events, entities)]
+    order = _order(events, entities)
+    # Each column costs a random walk over all events: those that have done their work stay behind.
+    done = {GENERATION} if any(slot.kind in ("first", "last") for slot in slots) else {GENERATION, PARTITION, OFFSET}
+    events = events.drop(done if by_delay else {*done, ARRIVAL_TIME})[order]
     numbers = np.arange(events.height, dtype=np.int64)
     if not by_delay or events.is_empty():
         return [_table(events, numbers, events, entities, slots)]
@@ -68,7 +72,8 @@ def build_tables(
 def _table(
     events: pl.DataFrame, numbers: np.ndarray, every: pl.DataFrame, entities: int, slots: Sequence[Slot]
 ) -> EventTable:
-    time, arrival = events[EVENT_TIME].to_numpy(), events[ARRIVAL_TIME].to_numpy()
+    time = events[EVENT_TIME].to_numpy()
+    arrival = events[ARRIVAL_TIME].to_numpy() if ARRIVAL_TIME in events.columns else time
     fields = {**lift_events(events, slots, numbers), NEWEST.name: time}
     delay = arrival - time
     return EventTable(

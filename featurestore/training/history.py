@@ -23,7 +23,7 @@ from featurestore.training.spine import Spine
 
 Knowledge = Literal["event", "arrival"]
 
-MEMORY_BYTES = 1_200_000_000
+MEMORY_BYTES = 1_700_000_000
 """Of events in memory at once; where there are more, entities are joined in several groups."""
 
 
