@@ -1,0 +1,1 @@
+"""The benchmark of training sets: `python -m benchmarks.training`."""
