@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, require_data_dir
+from featurestore.cli.options import DataDir, Json, Modules, Yes, confirm, load_settings, require_data_dir
 from featurestore.cli.output import format_bytes, print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from featurestore.cli.offline_datasets import PlannedRemoval
     from featurestore.offline.compaction import Job
@@ -29,7 +30,12 @@ PRUNE_EXAMPLES = (
     "[bold]featurestore offline prune card_activity --older-than 365d --yes[/bold]"
 )
 
-app = typer.Typer(help="What lies in the offline store: list, compact, prune.", no_args_is_help=True)
+VERIFY_EXAMPLES = (
+    "Examples: [bold]featurestore offline verify pipelines/transactions.py --sample 1000[/bold]   "
+    "[bold]featurestore offline verify pipelines.transactions --view card_activity --json[/bold]"
+)
+
+app = typer.Typer(help="What lies in the offline store: list, compact, prune, verify.", no_args_is_help=True)
 
 Names = Annotated[
     list[str] | None,
@@ -177,6 +183,49 @@ def prune(
         print_json({"root": chosen.root, "removed": not dry_run, "datasets": [_removal(one) for one in planned]})
     else:
         print_line("nothing was removed" if dry_run or not files else f"{files:,} files were removed")
+
+
+@app.command("verify", epilog=VERIFY_EXAMPLES)
+def verify(
+    modules: Modules,
+    view: Annotated[
+        list[str] | None, typer.Option("--view", help="This view alone; may be repeated.", show_default=False)
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", min=1, help="So many entities of each view; all without.", show_default=False),
+    ] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Recompute snapshots and online values from the event archive, and compare them with what is stored.
+
+    Compared are windows that are final and, when no worker is reading, the online values as of the newest event. Floats
+    may differ by 1e-9 of the sum of the absolute values in their window. Exits with 1 when anything differs.
+    """
+    from featurestore.cli.verify import verify_views
+
+    settings = load_settings(data_dir)
+    require_data_dir(settings)
+    with _progress() as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(name: str, share: float) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(f"recomputing {name}", total=1.0)
+            progress.update(tasks[name], completed=share)
+
+        verified = verify_views(settings, modules, view or [], sample, on_progress)
+    comparisons = [comparison for one in verified for comparison in one.comparisons.values()]
+    if json:
+        print_json({"views": [one.document() for one in verified]})
+    else:
+        columns = ["view", "dataset", "feature", "compared", "equal", "different", "missing", "extra"]
+        print_table(columns, [list(msgspec.structs.astuple(comparison)) for comparison in comparisons])
+        for one in verified:
+            print_line(one.sentence())
+    if not all(comparison.is_clean for comparison in comparisons):
+        raise typer.Exit(1)
 
 
 def _tell_jobs(jobs: "list[Job]", json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -85,7 +86,7 @@ def test_what_is_compacted_beside_a_killed_and_restarted_worker_equals_an_undist
         pacer.start()
         worker, reader = project.start(*run, log=log), Reader(project)
         reader.start()
-        compactions = killed = worker_kills = 0
+        compactions = killed = worker_kills = verified = 0
         try:
             while pacer.is_alive():
                 time.sleep(0.5)
@@ -102,6 +103,12 @@ def test_what_is_compacted_beside_a_killed_and_restarted_worker_equals_an_undist
                     compaction.kill()
                     compaction.wait()
                     killed += 1
+                if compactions == 3 and not verified:
+                    done = project.call("offline", "verify", project.example.module, "--sample", "20", "--json")
+                    assert done.returncode == 0, done.stdout + done.stderr
+                    verified = sum(
+                        one["compared"] for view in json.loads(done.stdout)["views"] for one in view["comparisons"]
+                    )
                 if compactions in (2, 4) and worker_kills < compactions // 2:
                     os.killpg(worker.pid, signal.SIGKILL)
                     worker.wait()
@@ -118,6 +125,7 @@ def test_what_is_compacted_beside_a_killed_and_restarted_worker_equals_an_undist
         assert reader.looks > 10
         assert compactions >= 3
         assert killed >= 1
+        assert verified > 1_000
         project.run_until_end()
         done = project.call("offline", "compact", "--grace", "0s")
         assert done.returncode == 0, done.stderr
@@ -171,6 +179,16 @@ def test_what_is_pruned_stays_counted_and_a_run_goes_on_behind_it(tmp_path: Path
         assert [line for line in before.splitlines() if "freshness" not in line] == [
             line for line in after.splitlines() if "freshness" not in line
         ]
+        # What is left is compared, and nothing that reaches before it.
+        verified = project.call("offline", "verify", project.example.module, "--sample", "20", "--json")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        found = {
+            (view["view"], one["dataset"], one["feature"]): one["compared"]
+            for view in json.loads(verified.stdout)["views"]
+            for one in view["comparisons"]
+        }
+        assert found["card_activity", "sliding", "count_10m"] > found["card_activity", "sliding", "count_24h"] > 0
+        assert found["merchant_activity", "sliding", "count"] == 0
         project.run_until_end()
         again = project.call("offline", "prune", "card_activity", "--older-than", "1h", "--grace", "0s", "--yes")
         assert again.returncode == 0, again.stderr
