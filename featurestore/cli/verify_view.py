@@ -29,8 +29,8 @@ from featurestore.offline.archive import read_ends
 from featurestore.offline.completeness import read_marker_us
 from featurestore.offline.layout import SnapshotDataset
 from featurestore.offline.listing import with_fresh_files
-from featurestore.offline.read import scan_valid_snapshots
-from featurestore.offline.retention import archive_complete_since, snapshots_complete_since
+from featurestore.offline.read import archive_counts, scan_valid_snapshots
+from featurestore.offline.retention import archive_pruned_until, snapshots_complete_since
 from featurestore.online.reader import OnlineReader
 from featurestore.shard.emission import emitted_rows, touched_windows
 from featurestore.shard.expressions import derived
@@ -137,11 +137,11 @@ class ViewVerifier:
             reader.refresh()
             states = reader.states(compiled)
             self._await_archive(states)
-            since = archive_complete_since(self._root, self._source)
-            if compiled.spec.start == "latest":
-                since = max(self._applied_at, since or self._applied_at)
-                done.notes.append("it began at the topic's end: compared is what begins after it was applied")
-            done.since = since
+            online = self._is_still(reader)
+            done.since = archive_pruned_until(self._root, self._source)
+            if compiled.spec.start == "latest" or (online and self._has_missed(states)):
+                done.since = max(self._applied_at, done.since or self._applied_at)
+                done.notes.append("it began behind events of the archive: what begins after it was applied is compared")
             done.until = None if until_us is None else _EPOCH + timedelta(microseconds=until_us)
             beyond = sum(state.counts.beyond_retention for state in states)
             if beyond:
@@ -150,7 +150,6 @@ class ViewVerifier:
                 )
             if until_us is None:
                 done.notes.append("no window is final yet")
-            online = self._is_still(reader)
             if not online:
                 done.notes.append(
                     "online values were not compared: the worker is reading; stop it, or wait for its idle"
@@ -221,6 +220,10 @@ class ViewVerifier:
                     if fence is None or fence.next_offset != end.next_offset:
                         return False
         return True
+
+    def _has_missed(self, states: Sequence[ViewState]) -> bool:
+        seen = sum(state.counts.applied + state.counts.filtered + state.counts.null_key for state in states)
+        return seen < archive_counts(self._root, self._source).accepted
 
     def _scale(self, frame: pl.DataFrame, intake: Intake) -> dict[str, np.ndarray]:
         """By input column of floats, each entity's largest absolute value: with a window's count it bounds Σ|x|."""

@@ -129,6 +129,12 @@ def archive_complete_since(root: Path, source: str) -> datetime | None:
     return with_fresh_files(lambda: _archive_complete_since(root, source))
 
 
+def archive_pruned_until(root: Path, source: str) -> datetime | None:
+    """From which event time on nothing was removed from a source's archive; None when nothing ever was."""
+    removed = read_manifest(root).retention.get(f"{EVENTS}/{source}")
+    return None if removed is None else _instant(removed.complete_since)
+
+
 def snapshots_complete_since(root: Path, view: str, version: int, window: str) -> datetime | None:
     """From which window_end on no snapshot was removed; None when none ever was."""
     folder = layout.snapshot_dir(root, layout.SnapshotDataset(view, version, window))
