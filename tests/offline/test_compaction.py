@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.errors import StoreFormatError, StoreFullError, StoreLockedError
-from featurestore.offline import layout
+from featurestore.offline import layout, listing
 from featurestore.offline.archive import ArchiveEnd, read_ends
 from featurestore.offline.compaction import Compacted, compact, plan_snapshots, plan_source
 from featurestore.offline.compaction_plan import CompactionLimits
 from featurestore.offline.inventory import list_datasets
-from featurestore.offline.listing import list_files
-from featurestore.offline.manifest import maintenance_lock, manifest_path
+from featurestore.offline.listing import list_files, segment_files
+from featurestore.offline.manifest import Manifest, maintenance_lock, manifest_path, read_manifest
+from featurestore.offline.partition_archive import read_segment_footer
 from featurestore.offline.read import (
     archive_counts,
     read_dead_letters,
@@ -262,6 +263,37 @@ def test_a_listing_from_before_the_swap_can_be_read_during_the_grace_and_fails_l
     assert not [path for path in (tmp_path / layout.MAINTENANCE / "staged").rglob("*") if path.is_file()]
 
 
+def test_a_swap_that_begins_while_the_folders_are_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the second look at the manifest the listing would show the new file and the old ones.
+    write_whole(tmp_path, [draw_log(Random(13), 0, 60)])
+    folder, reads = tmp_path / "events" / SOURCE, 0
+    rows_before = read_events(tmp_path, SOURCE).height
+
+    def read_then_swap(root: Path) -> Manifest:
+        nonlocal reads
+        reads += 1
+        manifest = read_manifest(root)
+        if reads == 1:
+            with pytest.raises(KilledError):
+                compact_all(root, crash_point=killing_at("linked"))
+        return manifest
+
+    monkeypatch.setattr(listing, "read_manifest", read_then_swap)
+    files = list_files(tmp_path, folder)
+    assert pl.read_parquet(files, hive_partitioning=False).height == rows_before
+    assert len(list(folder.rglob("*.parquet"))) > len(files), "the new file and the old ones are there"
+
+
+def killing_at(name: str) -> CrashPoint:
+    def crash_point(point: str) -> None:
+        if point == name:
+            raise KilledError(point)
+
+    return crash_point
+
+
 def test_two_compactions_at_once_are_refused(tmp_path: Path) -> None:
     with maintenance_lock(tmp_path), pytest.raises(StoreLockedError, match="being compacted"):
         compact_all(tmp_path)
@@ -336,6 +368,10 @@ def test_an_archive_goes_on_behind_a_compacted_file_when_a_user_has_moved_the_ne
     archive.append(log.batch(log.first, log.end))
     archive.flush()
     assert_same(expected, seen(tmp_path))
+    # It begins a segment where the compacted one ends, instead of writing that one longer.
+    files = segment_files(layout.partition_dir(tmp_path, "events", SOURCE, GENERATION, 0))
+    spans = [(footer.start, footer.end) for footer in (read_segment_footer(path) for _, path in files)]
+    assert [start for start, _ in spans[1:]] == [end for _, end in spans[:-1]]
     # A side file that begins behind the end was a leftover; the others stay as they were.
     assert kept.items() <= contents_of_datasets(tmp_path).items() | {
         item for item in kept.items() if not item[0].startswith("events")
