@@ -16,7 +16,7 @@ import pytest
 
 from featurestore.errors import StoreFormatError, StoreFullError, StoreLockedError
 from featurestore.offline import layout, listing
-from featurestore.offline.archive import ArchiveEnd, read_ends
+from featurestore.offline.archive import ArchiveEnd, SourceArchive, read_ends
 from featurestore.offline.compaction import Compacted, compact, plan_snapshots, plan_source
 from featurestore.offline.compaction_plan import CompactionLimits
 from featurestore.offline.inventory import list_datasets
@@ -364,7 +364,8 @@ def test_an_archive_goes_on_behind_a_compacted_file_when_a_user_has_moved_the_ne
     end = read_ends(tmp_path, SOURCE, GENERATION)[0]
     assert end == ArchiveEnd(end.next_offset, log.max_before(end.next_offset))
     kept = contents_of_datasets(tmp_path)
-    archive = archive_of(tmp_path)
+    # With wider limits the compacted segment would not be full.
+    archive = SourceArchive(tmp_path, SOURCE, GENERATION)
     archive.append(log.batch(log.first, log.end))
     archive.flush()
     assert_same(expected, seen(tmp_path))
