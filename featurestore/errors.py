@@ -13,6 +13,7 @@ FeatureStoreError
 │   └── OffsetGapError             offsets that are still needed are gone
 ├── StoreError                 the operator: the stores on disk
 │   ├── StoreLockedError           another run holds the source
+│   ├── BackfillError              a backfill can't begin here, or is in the way
 │   ├── StoreFormatError           a shard is missing, damaged, or of another format
 │   └── StoreFullError             the disk is full; trying again helps once there is room
 ├── RequestError               the caller: a read that can't be answered (HTTP 4xx)
@@ -105,6 +106,10 @@ class StoreLockedError(StoreError):
     """Another run holds the store of this source."""
 
     retryable = True
+
+
+class BackfillError(StoreError):
+    """A backfill can't begin here, or one that is not finished is in the way."""
 
 
 class StoreFormatError(StoreError):

@@ -9,6 +9,7 @@ import typer
 
 from featurestore.cli import (
     apply,
+    backfill,
     broker,
     dead_letters,
     demo,
@@ -59,6 +60,7 @@ app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
 app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("backfill", epilog=backfill.EXAMPLES)(backfill.backfill)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("get", epilog=get.EXAMPLES)(get.get)
 app.command("broker", epilog=broker.EXAMPLES)(broker.broker)

@@ -81,6 +81,22 @@ def read_frame(path: Path) -> pl.DataFrame:
     return cast(pl.DataFrame, pl.from_arrow(table))
 
 
+def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Some columns of a file, those that it has. Raises StoreFormatError when it is damaged.
+
+    Raises FileNotFoundError when it went meanwhile: list the files again.
+    """
+    try:
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file)
+            table = table.read(columns=[name for name in columns if name in table.schema_arrow.names])
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path) from error
+    return cast(pl.DataFrame, pl.from_arrow(table))
+
+
 def read_column(path: Path, column: str) -> pl.Series:
     """One column of a file. Raises StoreFormatError when the file is damaged, FileNotFoundError when it is gone."""
     try:

@@ -18,6 +18,8 @@ from pathlib import Path
 from featurestore.compile.view import CompiledView
 
 META = b"m"
+META_VALUE = struct.Struct(">QQ")
+"""Next outbox sequence, next running number."""
 _VIEW = struct.Struct(">cIH")
 _DATASET = struct.Struct(">cIHHQ")
 _OUTBOX = struct.Struct(">cQ")
@@ -42,6 +44,11 @@ def pending_key(view: CompiledView, dataset_index: int, pane_us: int) -> bytes:
 def revision_key(view: CompiledView, dataset_index: int, end_us: int) -> bytes:
     """Key of a corrected window; the entity key follows."""
     return _DATASET.pack(b"c", view.view_id, view.version, dataset_index, end_us + _SHIFT)
+
+
+def view_prefixes(view: CompiledView) -> tuple[bytes, ...]:
+    """What every key of a view begins with, its state's aside: rows, waiting entities, revisions."""
+    return tuple(_VIEW.pack(kind, view.view_id, view.version) for kind in (b"r", b"p", b"c"))
 
 
 def time_of(key: bytes) -> int:

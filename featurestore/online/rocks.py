@@ -10,7 +10,7 @@ import rocksdict
 
 from featurestore.errors import StoreError, StoreFormatError, StoreFullError, StoreLockedError
 
-MEMTABLE_BUDGET_BYTES = 80 * 2**20
+MEMTABLE_BUDGET_BYTES = 64 * 2**20
 BLOCK_CACHE_BYTES = 32 * 2**20
 READ_CACHE_BYTES = 64 * 2**20
 """Uncompressed blocks that a reader keeps, all shards of a source together."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,7 +19,6 @@ from featurestore.online.rows import RowDecoder, encode_rows
 from featurestore.shard.protocol import Commit, RowSet, ViewState
 
 _STATE_DECODER = msgspec.msgpack.Decoder(ViewState)
-_META = struct.Struct(">QQ")
 _KEYS_DECODER = msgspec.msgpack.Decoder(list[str])
 
 
@@ -60,7 +58,7 @@ class RocksShardStore:
         self._decoders: dict[tuple[int, int], RowDecoder] = {}
         self._outbox = self._load_outbox()
         meta = self._db.get(layout.META)
-        self._next_sequence, self._next_run = (0, 0) if meta is None else _META.unpack(meta)
+        self._next_sequence, self._next_run = (0, 0) if meta is None else layout.META_VALUE.unpack(meta)
 
     def read_state(self, view: CompiledView) -> ViewState | None:
         """See `ShardStore.read_state`."""
@@ -123,7 +121,7 @@ class RocksShardStore:
                 batch.put(place, revision.to_bytes(4, "big"))
         items = self._outbox_items(commit, batch)
         if items or commit.pending:
-            batch.put(layout.META, _META.pack(self._next_sequence + len(items), self._next_run))
+            batch.put(layout.META, layout.META_VALUE.pack(self._next_sequence + len(items), self._next_run))
         with rocks_errors(self._path):
             self._db.write(batch, self._options)
         self._next_sequence += len(items)

@@ -17,6 +17,8 @@ from featurestore.online import layout
 from featurestore.online.rocks import RocksMemory, open_primary
 
 FORMAT_VERSION = 1
+LOCK_NAME = "LOCK"
+"""File of a source's folder that whoever runs the source holds a lock on."""
 
 
 class StoreInfo(msgspec.Struct, frozen=True):
@@ -45,7 +47,7 @@ def lock_source(data_dir: Path, source: str, *, wait_s: float = 5.0) -> SourceLo
     """
     folder = layout.source_dir(data_dir, source)
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
     os.set_inheritable(descriptor, True)
     deadline = time.monotonic() + wait_s
     while True:

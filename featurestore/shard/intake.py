@@ -10,11 +10,11 @@ import polars as pl
 
 from featurestore.batches import EVENT_TIME, NO_TIME, OFFSET, PARTITION, PARTITION_WATERMARK
 from featurestore.compile.bind import BoundView
+from featurestore.compile.expressions import derived
+from featurestore.compile.expressions import filtered as filtered_rows
 from featurestore.compile.view import CompiledView
 from featurestore.compute.slots import Column
 from featurestore.compute.tiles import TileTable, empty_tiles
-from featurestore.shard.expressions import derived
-from featurestore.shard.expressions import filtered as filtered_rows
 from featurestore.shard.protocol import KEY, Fence, ViewCounts
 
 _START = "_tile_start"

@@ -7,17 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from featurestore.compile.columns import COLUMN_DTYPES
 from featurestore.definitions.specs import ColumnSpec
 
-POLARS_DTYPES: dict[str, pl.DataType] = {
-    "Int64": pl.Int64(),
-    "Float64": pl.Float64(),
-    "String": pl.String(),
-    "Boolean": pl.Boolean(),
-    "Binary": pl.Binary(),
-    "Datetime": pl.Datetime("us", "UTC"),
-    "Date": pl.Date(),
-}
 US_PER_UNIT = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
 """unit -> (multiply, divide) to get µs."""
 
@@ -34,7 +26,7 @@ def column_series(column: ColumnSpec, values: Sequence[object]) -> tuple[pl.Seri
     Returns also which values are no time between the years 1 and 9999 in UTC, boolean, shape (n,), or None
     where all are; such a value is null in the series, or must not be used.
     """
-    dtype = POLARS_DTYPES[column.dtype]
+    dtype = COLUMN_DTYPES[column.dtype]
     if column.dtype == "Datetime" and column.unit in US_PER_UNIT:
         multiply, divide = US_PER_UNIT[column.unit]
         # Of a unit finer than µs the last instant has more digits than TIME_MAX_US.
@@ -63,4 +55,4 @@ def _split(numbers: pl.Series, low: int, high: int) -> tuple[pl.Series, np.ndarr
 
 def empty_frame(columns: Sequence[ColumnSpec]) -> pl.DataFrame:
     """No rows, with the columns' dtypes."""
-    return pl.DataFrame(schema={column.name: POLARS_DTYPES[column.dtype] for column in columns})
+    return pl.DataFrame(schema={column.name: COLUMN_DTYPES[column.dtype] for column in columns})

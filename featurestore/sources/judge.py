@@ -15,9 +15,9 @@ from featurestore.batches import (
     PARTITION,
     PARTITION_WATERMARK,
 )
+from featurestore.compile.columns import COLUMN_DTYPES
 from featurestore.definitions.specs import SourceSpec
 from featurestore.durations import format_duration, format_instant
-from featurestore.sources.columns import POLARS_DTYPES
 from featurestore.sources.decode import Decoded
 from featurestore.sources.lateness import in_future, max_before, too_late, watermark_before
 from featurestore.sources.messages import RawMessages
@@ -63,7 +63,7 @@ class Judge:
         self._spec = spec
         self._journals = journals
         self.max_event_time_us = dict(max_event_time_us)
-        events = {column.name: POLARS_DTYPES[column.dtype] for column in spec.columns}
+        events = {column.name: COLUMN_DTYPES[column.dtype] for column in spec.columns}
         events |= {PARTITION: pl.Int32(), OFFSET: pl.Int64(), EVENT_TIME: _INSTANT, ARRIVAL_TIME: _INSTANT}
         events |= {PARTITION_WATERMARK: pl.Int64()}
         self._no_late = pl.DataFrame(schema={**events, "watermark": _INSTANT, "lateness": pl.Int64()})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -17,14 +17,23 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 from featurestore.shard.protocol import ShardBatch
 from featurestore.worker.host import ShardSlot, SourceHost
-from featurestore.worker.source import SourceTask
 from featurestore.worker.spread import shard_key
 
 KeyedBatch = tuple[str, tuple[int, ShardBatch]]
 
 
+class ReadingTask(Protocol):
+    """A worker's share of a source, whatever it is read from."""
+
+    def next_batches(self) -> list[tuple[int, ShardBatch]] | None:
+        """What every shard must hear next, None at the end."""
+
+    def close(self) -> None:
+        """Make durable what is to be durable, and let go of what was read from."""
+
+
 class _TaskPartition(StatelessSourcePartition[KeyedBatch]):
-    def __init__(self, task: SourceTask, keys: list[str]) -> None:
+    def __init__(self, task: ReadingTask, keys: list[str]) -> None:
         self._task = task
         self._keys = keys
 
@@ -39,7 +48,7 @@ class _TaskPartition(StatelessSourcePartition[KeyedBatch]):
 
 
 class _TaskSource(DynamicSource[KeyedBatch]):
-    def __init__(self, build_task: Callable[[int, int], SourceTask], shards: int) -> None:
+    def __init__(self, build_task: Callable[[int, int], ReadingTask], shards: int) -> None:
         self._build_task = build_task
         self._shards = shards
 
@@ -92,7 +101,7 @@ class _NullSink(DynamicSink[Any]):
 
 
 def build_flow(
-    sources: dict[str, tuple[Callable[[int, int], SourceTask], SourceHost]], close_windows: Callable[[], bool]
+    sources: dict[str, tuple[Callable[[int, int], ReadingTask], SourceHost]], close_windows: Callable[[], bool]
 ) -> Dataflow:
     """One dataflow for all sources of a run.
 

@@ -19,11 +19,19 @@ class ViewPlan(msgspec.Struct, frozen=True):
     initial: dict[int, Fence]
 
 
+class ArchivePlan(msgspec.Struct, frozen=True):
+    """An archive to read instead of a topic. root: of the offline store; ends: how far to read, by partition."""
+
+    root: str
+    ends: dict[int, Fence]
+
+
 class SourcePlan(msgspec.Struct, frozen=True):
     """One source's share of a run.
 
     resume: by partition, the pair to read on from; the least over shards, views and archive. archive_start: where the
-    archive begins for a partition that has no file yet. stop_at: recorded ends of a bounded run.
+    archive begins for a partition that has no file yet. stop_at: recorded ends of a bounded run. archive: read this
+    instead of the topic, and write no archive.
     """
 
     source: SourceSpec
@@ -34,6 +42,7 @@ class SourcePlan(msgspec.Struct, frozen=True):
     resume: dict[int, Fence]
     archive_start: dict[int, Fence]
     stop_at: dict[int, int] | None
+    archive: ArchivePlan | None = None
 
 
 class RunPlan(msgspec.Struct, frozen=True):

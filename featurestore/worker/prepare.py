@@ -74,11 +74,11 @@ def plan_source(
     data_dir = Path(settings.store.data_dir)
     topic = wait_for_topic(settings.kafka.bootstrap_servers, source.topic, settings.kafka.settings, data_dir, stop=stop)
     info = open_source_store(data_dir, source.name, settings.store.shards)
-    covered = _recover_outbox(data_dir, source.name)
+    covered = recover_outbox(data_dir, source.name)
     compiled = registered.compile()
     initial = {view.name: _first_fences(view, topic) for view in compiled}
-    fences = _read_shards(data_dir, source.name, info.shards, compiled, topic, initial, covered)
-    for folder in _outbox_dirs(data_dir, source.name):
+    fences = read_fences(data_dir, source.name, info.shards, compiled, topic, initial, covered)
+    for folder in outbox_dirs(data_dir, source.name):
         finish_recovery(folder)
     ends = {
         partition: Fence(end.next_offset, end.max_event_time_us)
@@ -112,7 +112,7 @@ def _first_fences(view: CompiledView, topic: TopicInfo) -> dict[int, Fence]:
     return {partition: Fence(high if latest else low, NO_TIME) for partition, (low, high) in topic.partitions.items()}
 
 
-def _read_shards(
+def read_fences(
     data_dir: Path,
     source: str,
     shards: int,
@@ -121,7 +121,11 @@ def _read_shards(
     initial: Mapping[str, dict[int, Fence]],
     covered: Mapping[int, Sequence[int]],
 ) -> dict[int, list[Fence]]:
-    """All fences by partition; writes the first ones of new views, and drops outbox entries that files show already."""
+    """All fences by partition; writes the first ones of new views, and drops outbox entries that files show already.
+
+    topic: what is to be read; of the archive in a backfill. initial: by view, where it begins that has no fence yet.
+    covered: by shard, what `recover_outbox` gave.
+    """
     memory = RocksMemory()
     with ExitStack() as stack:
         stores = []
@@ -151,13 +155,15 @@ def _read_shards(
     return fences
 
 
-def _outbox_dirs(data_dir: Path, source: str) -> list[Path]:
+def outbox_dirs(data_dir: Path, source: str) -> list[Path]:
+    """The outbox folder of every process that ever ran the source."""
     return sorted((layout.source_dir(data_dir, source) / "outbox").glob("process-*"))
 
 
-def _recover_outbox(data_dir: Path, source: str) -> dict[int, list[int]]:
+def recover_outbox(data_dir: Path, source: str) -> dict[int, list[int]]:
+    """By shard, the outbox entries that files show already: what a crash left is redone or undone."""
     covered: dict[int, list[int]] = {}
-    for folder in _outbox_dirs(data_dir, source):
+    for folder in outbox_dirs(data_dir, source):
         for shard, sequences in recover(data_dir / "offline", folder).items():
             covered.setdefault(shard, []).extend(sequences)
     return covered
@@ -167,8 +173,8 @@ def _archive_starts(
     data_dir: Path, source: str, topic: TopicInfo, fences: Mapping[int, Sequence[Fence]]
 ) -> dict[int, Fence]:
     """Where the archive of each partition begins, written down once; see `archive_starts`."""
-    path = layout.source_dir(data_dir, source) / "archive_starts.json"
-    stored = msgspec.json.decode(path.read_bytes(), type=dict[str, Fence]) if path.exists() else {}
+    path = _starts_path(data_dir, source)
+    stored = read_archive_starts(data_dir, source)
     starts = archive_starts(stored, topic.generation, fences)
     stored |= {fence_key(topic.generation, partition): start for partition, start in starts.items()}
     temporary = path.with_name(".archive_starts.json")
@@ -177,3 +183,13 @@ def _archive_starts(
         os.fsync(file.fileno())
     temporary.rename(path)
     return starts
+
+
+def read_archive_starts(data_dir: Path, source: str) -> dict[str, Fence]:
+    """Where the archive of each partition began, by `fence_key`; empty before the first run."""
+    path = _starts_path(data_dir, source)
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Fence]) if path.exists() else {}
+
+
+def _starts_path(data_dir: Path, source: str) -> Path:
+    return layout.source_dir(data_dir, source) / "archive_starts.json"

@@ -19,7 +19,8 @@ from featurestore.definitions.discover import Definitions
 from featurestore.definitions.specs import ViewSpec
 from featurestore.errors import FeatureStoreError
 from featurestore.observability import Metrics, create_metrics, serve_metrics, write_metrics
-from featurestore.worker.flow import build_flow
+from featurestore.worker.archive_task import ArchiveTask
+from featurestore.worker.flow import ReadingTask, build_flow
 from featurestore.worker.host import SourceHost
 from featurestore.worker.plan import RunPlan, SourcePlan
 from featurestore.worker.source import SourceTask
@@ -48,7 +49,7 @@ def run_process(
     """
     processes = max(len(addresses), 1)
     hosts: dict[str, SourceHost] = {}
-    sources: dict[str, tuple[Callable[[int, int], SourceTask], SourceHost]] = {}
+    sources: dict[str, tuple[Callable[[int, int], ReadingTask], SourceHost]] = {}
     for source in plan.sources:
         views = _bind(source, definitions, specs)
         host = SourceHost(source, views, settings, metrics, run_id=plan.run_id, process=process)
@@ -103,17 +104,11 @@ def cause_of(error: BaseException) -> BaseException:
 
 def _task_builder(
     plan: RunPlan, source: SourcePlan, views: Sequence[BoundView], settings: Settings, metrics: Metrics
-) -> Callable[[int, int], SourceTask]:
-    def build(index: int, count: int) -> SourceTask:
-        return SourceTask(
-            source,
-            views,
-            settings,
-            metrics,
-            plan,
-            process=index,
-            processes=count,
-        )
+) -> Callable[[int, int], ReadingTask]:
+    def build(index: int, count: int) -> ReadingTask:
+        if source.archive is not None:
+            return ArchiveTask(source, views, metrics, plan, process=index, processes=count)
+        return SourceTask(source, views, settings, metrics, plan, process=index, processes=count)
 
     return build
 

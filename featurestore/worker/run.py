@@ -22,6 +22,7 @@ from featurestore.worker.plan import RunPlan, SourcePlan
 from featurestore.worker.prepare import RegisteredSource, lock_sources, plan_source
 from featurestore.worker.process import install_drain_handlers, run_process, show_metrics
 from featurestore.worker.supervisor import supervise
+from featurestore.worker.take_in import settle_backfill
 
 log = structlog.get_logger()
 
@@ -88,27 +89,47 @@ def run(settings: Settings, options: RunOptions) -> None:
 
 
 def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: bool) -> list[RegisteredSource]:
-    registry = Registry.open(Path(settings.store.data_dir) / "registry" / "registry.db")
+    """What to run, by source: without paused views, and those that a backfill is filling."""
+    data_dir = Path(settings.store.data_dir)
+    registry = Registry.open(data_dir / "registry" / "registry.db")
+    sources = registered_views(registry, resolved, apply=apply)
+    left_out: dict[str, str] = {}
+    for name, since in sorted(registry.paused().items()):
+        if name in resolved.views:
+            log.warning("view_paused", view=name, since=since.isoformat())
+            left_out[name] = f"take it in again: featurestore view resume {name}"
+    for source in sources:
+        for name in sorted(settle_backfill(data_dir, source.source.name, registry) & resolved.views.keys()):
+            log.warning("view_in_backfill", view=name)
+            left_out[name] = "finish the backfill, or give it up: featurestore backfill MODULE --abandon"
+    kept = [
+        RegisteredSource(source.source, tuple(view for view in source.views if view.spec.name not in left_out))
+        for source in sources
+    ]
+    if not any(source.views for source in kept):
+        raise PlanRequiredError(
+            "every view of these modules is paused or being backfilled", hint=next(iter(left_out.values()))
+        )
+    return [source for source in kept if source.views]
+
+
+def registered_views(registry: Registry, resolved: ResolvedDefinitions, *, apply: bool) -> list[RegisteredSource]:
+    """The deployed views of these definitions, by source.
+
+    apply: write what has changed first; without it changed definitions raise PlanRequiredError, which shows the plan.
+    """
     plan = registry.plan(resolved)
     if plan.has_changes:
         if not apply:
             raise PlanRequiredError(
                 f"the definitions differ from what is applied:\n{plan.render()}",
-                hint="review it, then run `featurestore apply`, or `featurestore run --apply`",
+                hint="review it, then run `featurestore apply`, or this command with --apply",
             )
         registry.apply(plan)
-    paused = registry.paused()
-    views = {view.spec.name: view for view in registry.views() if view.spec.name in resolved.views}
-    for name in sorted(paused.keys() & views.keys()):
-        log.warning("view_paused", view=name, since=paused[name].isoformat())
-        del views[name]
-    if not views:
-        raise PlanRequiredError(
-            "every view of these modules is paused", hint="take one in again: featurestore view resume VIEW"
-        )
+    views = [view for view in registry.views() if view.spec.name in resolved.views]
     return [
-        RegisteredSource(registry.source(name), tuple(view for view in views.values() if view.spec.source == name))
-        for name in sorted({view.spec.source for view in views.values()})
+        RegisteredSource(registry.source(name), tuple(view for view in views if view.spec.source == name))
+        for name in sorted({view.spec.source for view in views})
     ]
 
 

@@ -191,7 +191,7 @@ class History:
         if not finished and self._random.random() < self.silences:
             state = "empty" if newest == NO_TIME else "idle"
         progress = PartitionProgress(partition, start, end, newest, state)
-        accepted = _frame([(m, v) for m, v in zip(messages, verdicts, strict=True) if v.kind == "accepted"])
+        accepted = accepted_frame([(m, v) for m, v in zip(messages, verdicts, strict=True) if v.kind == "accepted"])
         none = pl.Series([0] * len(messages), dtype=pl.Int64).to_numpy()
         batch = PartitionBatch(progress, none, none, none, accepted, accepted.clear(), accepted.clear())
         return SourcePoll((batch,), (progress,))
@@ -282,7 +282,8 @@ def _assert_close(expected: object, actual: object, place: object) -> None:
         assert expected == actual, (place, expected, actual)
 
 
-def _frame(rows: list[tuple[Message, Verdict]]) -> pl.DataFrame:
+def accepted_frame(rows: list[tuple[Message, Verdict]]) -> pl.DataFrame:
+    """Accepted messages as a source hands them on."""
     instant = pl.Datetime("us", "UTC")
     columns = {name: [m.event[name] for m, _ in rows if m.event is not None] for name in _SCHEMA}
     frame = pl.DataFrame(columns, schema=_SCHEMA)

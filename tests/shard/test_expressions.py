@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.shard.expressions import derived, evaluate, filtered
+from featurestore.compile.expressions import derived, evaluate, filtered
 
 NUMBER = pl.col("text").cast(pl.Float64)
 texts = st.lists(st.sampled_from(["1", "2.5", "abc", "", None, "-3"]), max_size=30)

@@ -1,0 +1,257 @@
+"""`featurestore backfill`: fill views that have never run from the archive, beside the worker that runs the others.
+
+The workers of a run do it, in a data_dir of their own (`staging.py`) and with the archive in place of the topic
+(`archive_task.py`), so that the rows are those of a live view that had been there from the beginning. It ends at exact
+offsets; from there the next run goes on (`take_in.py`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from featurestore.config import Settings
+from featurestore.definitions.discover import Definitions, load_definitions
+from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
+from featurestore.errors import StoreLockedError
+from featurestore.offline.archive_reader import ArchivedGeneration, archived_generations
+from featurestore.offline.snapshots import finish_recovery
+from featurestore.online.source_store import lock_source, open_source_store, read_store_info
+from featurestore.registry import Registry
+from featurestore.shard.protocol import Fence, fence_key
+from featurestore.sources.topics import TopicInfo
+from featurestore.worker.backfill_plan import BackfillOptions, SourceBackfill, choose_views, in_the_way, look_at_source
+from featurestore.worker.plan import ArchivePlan, RunPlan, SourcePlan, ViewPlan
+from featurestore.worker.prepare import (
+    RegisteredSource,
+    outbox_dirs,
+    read_archive_starts,
+    read_fences,
+    recover_outbox,
+)
+from featurestore.worker.process import install_drain_handlers, run_process, show_metrics
+from featurestore.worker.resume import resume_points
+from featurestore.worker.staging import (
+    FORMAT_VERSION,
+    StagedView,
+    Staging,
+    clear_staging,
+    read_staging,
+    staging_dir,
+    write_staging,
+)
+from featurestore.worker.supervisor import supervise
+from featurestore.worker.take_in import staged_views, take_in_backfill
+
+log = structlog.get_logger()
+
+MAX_RESTARTS = 5
+"""A backfill is waited for: what fails so often at the same place is told."""
+
+
+def plan_backfill(settings: Settings, options: BackfillOptions) -> list[SourceBackfill]:
+    """What a backfill would read. Nothing is written, unless definitions are applied. Errors as `backfill`."""
+    _, _, sources, registry = choose_views(settings, options)
+    return [look_at_source(settings, source, registry) for source in sources]
+
+
+def backfill(settings: Settings, options: BackfillOptions) -> list[SourceBackfill]:
+    """Fill the views, source by source, and take them in where no worker holds the source.
+
+    A signal drains it; called again it goes on, and a finished one that waits for the worker's next start catches up.
+    Raises BackfillError when a view has begun already, when nothing is archived, or when another backfill of the source
+    is in the way; StoreLockedError when it is being run; PlanRequiredError when definitions are not applied.
+    """
+    definitions, resolved, sources, registry = choose_views(settings, options)
+    folder = Path(tempfile.mkdtemp(prefix="featurestore-drain-"))
+    marker = folder / "drain"
+    install_drain_handlers(marker)
+    done = []
+    try:
+        for source in sources:
+            if marker.exists():
+                break
+            done.append(_Backfill(settings, options, definitions, resolved, source, registry, marker).run())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        registry.close()
+    return done
+
+
+def abandon(settings: Settings, options: BackfillOptions) -> list[str]:
+    """Give up the backfills of the modules' sources; their names. Raises StoreLockedError when one is being run."""
+    resolved = resolve_all(load_definitions(options.modules, options.base_dir), options.base_dir)
+    data_dir = Path(settings.store.data_dir)
+    given_up = []
+    for source in sorted({view.source for view in resolved.views.values()}):
+        if read_staging(data_dir, source) is not None:
+            lock = lock_source(staging_dir(data_dir, source), source)
+            try:
+                clear_staging(data_dir, source)
+            finally:
+                lock.release()
+            given_up.append(source)
+    return given_up
+
+
+class _Backfill:
+    """The backfill of one source."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        options: BackfillOptions,
+        definitions: Definitions,
+        resolved: ResolvedDefinitions,
+        registered: RegisteredSource,
+        registry: Registry,
+        marker: Path,
+    ) -> None:
+        self._data_dir = Path(settings.store.data_dir)
+        self._source = registered.source
+        self._staged = staging_dir(self._data_dir, self._source.name)
+        store = settings.store.model_copy(update={"data_dir": self._staged})
+        worker = settings.worker.model_copy(update={"metrics_port": 0})  # the running worker has the port
+        self._settings = settings.model_copy(update={"store": store, "worker": worker})
+        self._options = options
+        self._definitions = definitions
+        self._resolved = resolved
+        self._registered = registered
+        self._registry = registry
+        self._marker = marker
+        self._views = registered.compile()
+        info = read_store_info(self._data_dir, self._source.name)
+        assert info is not None, "what is archived has a store"
+        self._shards = info.shards
+
+    def run(self) -> SourceBackfill:
+        name = self._source.name
+        lock = lock_source(self._staged, name, wait_s=0.5)
+        try:
+            report = look_at_source(self._settings_of_project(), self._registered, self._registry)
+            self._begin()
+            for generation in archived_generations(self._data_dir / "offline", name):
+                if not self._marker.exists():
+                    self._read(generation, [lock.descriptor])
+            if self._marker.exists():
+                log.info("backfill_interrupted", source=name)
+                return report
+            write_staging(self._data_dir, self._staging(whole=True))
+            rows = self._take_in()
+        finally:
+            lock.release()
+        return SourceBackfill(
+            name, report.views, report.to_read, finished=True, taken_in=rows is not None, rows=rows or {}
+        )
+
+    def _settings_of_project(self) -> Settings:
+        store = self._settings.store.model_copy(update={"data_dir": self._data_dir})
+        return self._settings.model_copy(update={"store": store})
+
+    def _staging(self, *, whole: bool) -> Staging:
+        views = tuple(StagedView(view.name, view.view_id, view.version) for view in self._views)
+        return Staging(FORMAT_VERSION, self._source.name, views, whole)
+
+    def _begin(self) -> None:
+        """Start anew or go on with what is there."""
+        staging = read_staging(self._data_dir, self._source.name)
+        if staging is None or staged_views(staging, self._registry) is None:
+            clear_staging(self._data_dir, self._source.name)
+        elif {view.name for view in staging.views} != {view.name for view in self._views}:
+            raise in_the_way(staging)
+        write_staging(self._data_dir, self._staging(whole=False))
+
+    def _read(self, generation: ArchivedGeneration, locks: Sequence[int]) -> None:
+        """Bring the staged stores to the end of one generation of the archive."""
+
+        def make_plan() -> RunPlan:
+            run_id = uuid.uuid4().hex[:8]
+            options = self._options
+            return RunPlan(
+                modules=options.modules,
+                base_dir=str(options.base_dir),
+                run_id=run_id,
+                bootstrap_servers="",
+                close_windows=False,
+                drain_marker=str(self._marker),
+                replan_marker=str(self._marker.with_name(f"replan-{run_id}")),
+                log_level=options.log_level,
+                sources=(self._plan(generation),),
+                metrics_dir=None if options.metrics_dir is None else str(options.metrics_dir),
+            )
+
+        plan = make_plan()
+        if _all_read(plan.sources[0]):
+            return
+        if self._options.processes == 1:
+            run_process(
+                plan, self._settings, self._definitions, self._resolved.views, show_metrics(plan, self._settings, 0)
+            )
+            return
+        plans = iter([plan])
+        supervise(
+            lambda: next(plans, None) or make_plan(),
+            self._settings,
+            self._options.processes,
+            locks,
+            draining=self._marker.exists,
+            stderr=self._options.stderr,
+            max_restarts=MAX_RESTARTS,
+        )
+
+    def _plan(self, generation: ArchivedGeneration) -> SourcePlan:
+        name = self._source.name
+        info = open_source_store(self._staged, name, self._shards)
+        covered = recover_outbox(self._staged, name)
+        first = _first(self._data_dir, name, generation)
+        initial = {view.name: first for view in self._views}
+        spans = {p: (fence.next_offset, generation.ends[p].next_offset) for p, fence in first.items()}
+        fences = read_fences(
+            self._staged, name, info.shards, self._views, TopicInfo(generation.generation, spans), initial, covered
+        )
+        for folder in outbox_dirs(self._staged, name):
+            finish_recovery(folder)
+        ends = {p: Fence(end.next_offset, end.max_event_time_us) for p, end in generation.ends.items()}
+        return SourcePlan(
+            source=self._source,
+            views=tuple(ViewPlan(view.name, view.view_id, view.version, first) for view in self._views),
+            generation=generation.generation,
+            incarnation=info.incarnation,
+            shards=info.shards,
+            resume=resume_points(fences, {}, {p: candidates[0] for p, candidates in fences.items()}),
+            archive_start={},
+            stop_at={p: end.next_offset for p, end in ends.items()},
+            archive=ArchivePlan(str(self._data_dir / "offline"), ends),
+        )
+
+    def _take_in(self) -> dict[str, int] | None:
+        """Rows by view; None when a worker holds the source: it takes them in when it starts the next time."""
+        try:
+            lock = lock_source(self._data_dir, self._source.name, wait_s=0.5)
+        except StoreLockedError:
+            return None
+        try:
+            return take_in_backfill(self._data_dir, self._source.name, self._registry)
+        finally:
+            lock.release()
+
+
+def _all_read(plan: SourcePlan) -> bool:
+    assert plan.archive is not None
+    return all(fence.next_offset >= plan.archive.ends[p].next_offset for p, fence in plan.resume.items())
+
+
+def _first(data_dir: Path, source: str, generation: ArchivedGeneration) -> dict[int, Fence]:
+    """Where each partition of the archive begins, with the largest event time before it where that is known."""
+    stored = read_archive_starts(data_dir, source)
+    first = {}
+    for partition, start in generation.first.items():
+        known = stored.get(fence_key(generation.generation, partition))
+        same = known is not None and known.next_offset == start.next_offset
+        first[partition] = known if known is not None and same else Fence(start.next_offset, start.max_event_time_us)
+    return first

@@ -1,0 +1,161 @@
+"""What a backfill has to do: which views, and what of the archive it reads for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from featurestore.compile.view import CompiledView
+from featurestore.config import Settings
+from featurestore.definitions.discover import Definitions, load_definitions
+from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
+from featurestore.errors import BackfillError
+from featurestore.offline.archive_reader import archived_extent, archived_generations
+from featurestore.online.reader import OnlineReader
+from featurestore.online.source_store import read_store_info
+from featurestore.registry import Registry
+from featurestore.shard.protocol import fence_key
+from featurestore.worker.prepare import RegisteredSource
+from featurestore.worker.run import registered_views
+from featurestore.worker.staging import Staging, read_staging, staging_dir
+from featurestore.worker.take_in import staged_views
+
+
+@dataclass(frozen=True)
+class BackfillOptions:
+    """What to fill. views: names; empty: all of the modules that have never run. The rest as in `RunOptions`."""
+
+    modules: tuple[str, ...]
+    base_dir: Path
+    views: tuple[str, ...] = ()
+    processes: int = 1
+    apply: bool = False
+    log_level: str = "info"
+    metrics_dir: Path | None = None
+    stderr: int | None = None
+
+
+@dataclass(frozen=True)
+class PartitionExtent:
+    """What is to be read of one partition: offsets [first, end), at most so many events, the bytes of their files."""
+
+    generation: str
+    partition: int
+    first: int
+    end: int
+    events: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SourceBackfill:
+    """One source's share of a backfill. taken_in: the rows are in the stores; False: with the worker's next start.
+
+    finished: all that was archived when it began is in; rows: in the online store, by view, once they are taken in.
+    """
+
+    source: str
+    views: tuple[str, ...]
+    to_read: tuple[PartitionExtent, ...]
+    finished: bool = False
+    taken_in: bool = False
+    rows: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def events(self) -> int:
+        """Events to read."""
+        return sum(extent.events for extent in self.to_read)
+
+
+def choose_views(
+    settings: Settings, options: BackfillOptions
+) -> tuple[Definitions, ResolvedDefinitions, list[RegisteredSource], Registry]:
+    """The definitions, and by source the views to fill.
+
+    Raises BackfillError when one has begun already or nothing is archived, PlanRequiredError when definitions are not
+    applied.
+    """
+    definitions = load_definitions(options.modules, options.base_dir)
+    resolved = resolve_all(definitions, options.base_dir)
+    unknown = sorted(set(options.views) - resolved.views.keys())
+    if unknown:
+        raise BackfillError(
+            f"view '{unknown[0]}' is not defined in {', '.join(options.modules)}",
+            hint=f"it is one of {', '.join(sorted(resolved.views))}",
+        )
+    registry = Registry.open(Path(settings.store.data_dir) / "registry" / "registry.db")
+    chosen = []
+    begun: list[str] = []
+    for source in registered_views(registry, resolved, apply=options.apply):
+        started = _begun(Path(settings.store.data_dir), source)
+        begun += started
+        wanted = [view for view in source.views if view.spec.name in (options.views or set(resolved.views) - started)]
+        if wanted:
+            chosen.append(RegisteredSource(source.source, tuple(wanted)))
+    refused = [name for name in options.views or begun if name in begun]
+    if refused and (options.views or not chosen):
+        raise BackfillError(
+            f"view '{refused[0]}' has begun already: a worker has run it",
+            hint=f"give it a new version first, which begins empty: featurestore view reset {refused[0]}",
+        )
+    return definitions, resolved, chosen, registry
+
+
+def _begun(data_dir: Path, registered: RegisteredSource) -> set[str]:
+    """Views that the source's store knows."""
+    source = registered.source.name
+    if read_store_info(data_dir, source) is None or not archived_generations(data_dir / "offline", source):
+        raise BackfillError(
+            f"nothing of source '{source}' is archived yet in {data_dir}",
+            hint="there is nothing to fill from: run the worker, it reads the topic from its beginning",
+        )
+    reader = OnlineReader(data_dir, source)
+    try:
+        reader.refresh()
+        return {view.name for view in registered.compile() if reader.states(view)}
+    finally:
+        reader.close()
+
+
+def look_at_source(settings: Settings, registered: RegisteredSource, registry: Registry) -> SourceBackfill:
+    """What is to be read of a source, less what a backfill under way has read."""
+    data_dir, source = Path(settings.store.data_dir), registered.source.name
+    staging = read_staging(data_dir, source)
+    reached: dict[str, int] = {}
+    if staging is not None and staged_views(staging, registry) is not None:
+        if {view.name for view in staging.views} != {view.spec.name for view in registered.views}:
+            raise in_the_way(staging)
+        reached = _reached(staging_dir(data_dir, source), source, registered.compile())
+    extents = []
+    for generation in archived_generations(data_dir / "offline", source):
+        for partition, start in generation.first.items():
+            first = max(reached.get(fence_key(generation.generation, partition), 0), start.next_offset)
+            end = generation.ends[partition].next_offset
+            if first < end:
+                found = archived_extent(data_dir / "offline", source, generation.generation, partition, first, end)
+                extents.append(PartitionExtent(generation.generation, partition, first, end, *found))
+    return SourceBackfill(source, tuple(view.spec.name for view in registered.views), tuple(extents))
+
+
+def _reached(staged: Path, source: str, views: Sequence[CompiledView]) -> dict[str, int]:
+    """How far a backfill under way has come, by fence key; empty before its first commit."""
+    if read_store_info(staged, source) is None:
+        return {}
+    reader = OnlineReader(staged, source)
+    try:
+        reader.refresh()
+        states = [state for view in views for state in reader.states(view)]
+    finally:
+        reader.close()
+    keys = {key for state in states for key in state.fences}
+    return {key: min(s.fences[key].next_offset if key in s.fences else 0 for s in states) for key in keys}
+
+
+def in_the_way(staging: Staging) -> BackfillError:
+    """The error of a backfill of other views that is there."""
+    names = ", ".join(view.name for view in staging.views)
+    return BackfillError(
+        f"a backfill of {names} is {'waiting to be taken in' if staging.whole else 'under way'}",
+        hint="finish it with those views, or give it up: featurestore backfill MODULE --abandon",
+    )

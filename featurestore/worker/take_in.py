@@ -1,0 +1,102 @@
+"""The hand-over of a backfill: its rows and files become the view's, and the worker goes on where it ended.
+
+Only while no run holds the source; before the first read of a run, so that it finds the view with the fences of the
+backfill. All steps may be repeated: the rows are copied again as they are, files that have moved are gone from there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from featurestore.compile.view import CompiledView, compile_view
+from featurestore.errors import StoreLockedError
+from featurestore.offline.atomic import make_folder, sync_folders
+from featurestore.offline.completeness import MARKER_NAME
+from featurestore.offline.layout import version_dir
+from featurestore.online import layout
+from featurestore.online.rocks import RocksMemory
+from featurestore.online.source_store import lock_source, open_source_store
+from featurestore.online.transfer import copy_view
+from featurestore.registry import Registry
+from featurestore.worker.staging import Staging, clear_staging, read_staging, staging_dir
+
+log = structlog.get_logger()
+
+
+def settle_backfill(data_dir: Path, source: str, registry: Registry) -> frozenset[str]:
+    """Before a run: take in a backfill that is whole; names of views whose backfill is not, for they must not begin.
+
+    The caller holds the lock of the source.
+    """
+    staging = read_staging(data_dir, source)
+    if staging is None:
+        return frozenset()
+    try:
+        lock = lock_source(staging_dir(data_dir, source), source, wait_s=0.5)
+    except StoreLockedError:
+        return frozenset(view.name for view in staging.views)
+    try:
+        take_in_backfill(data_dir, source, registry)
+        staging = read_staging(data_dir, source)
+        current = staging is not None and staged_views(staging, registry) is not None
+        return frozenset(view.name for view in staging.views) if staging is not None and current else frozenset()
+    finally:
+        lock.release()
+
+
+def take_in_backfill(data_dir: Path, source: str, registry: Registry) -> dict[str, int]:
+    """Take in a source's backfill when it is whole; rows in the online store, by view.
+
+    Empty when there is nothing to take in. A backfill of versions that are not current any more is dropped. The caller
+    holds the locks of the source and of its backfill.
+    """
+    staging = read_staging(data_dir, source)
+    if staging is None or not staging.whole:
+        return {}
+    views = staged_views(staging, registry)
+    rows: dict[str, int] = {}
+    if views is None:
+        log.warning("backfill_dropped", source=source, views=[view.name for view in staging.views])
+    else:
+        staged = staging_dir(data_dir, source)
+        info = open_source_store(staged, source, 1)
+        open_source_store(data_dir, source, info.shards)
+        memory = RocksMemory()
+        for view in views:
+            _move_files(staged / "offline", data_dir / "offline", view)
+            rows[view.name] = sum(
+                copy_view(
+                    layout.shard_dir(staged, source, shard), layout.shard_dir(data_dir, source, shard), view, memory
+                )
+                for shard in range(info.shards)
+            )
+        log.info("backfill_taken_in", source=source, rows=rows)
+    clear_staging(data_dir, source)
+    return rows
+
+
+def staged_views(staging: Staging, registry: Registry) -> list[CompiledView] | None:
+    """The views of a backfill, compiled; None when one of them has another version by now, or is gone."""
+    deployed = {(view.view_id, view.version): view for view in registry.views()}
+    found = [deployed.get((view.view_id, view.version)) for view in staging.views]
+    source = registry.source(staging.source)
+    compiled = [
+        compile_view(view.spec, source, view_id=view.view_id, version=view.version)
+        for view in found
+        if view is not None and view.spec.source == staging.source
+    ]
+    return compiled if len(compiled) == len(found) else None
+
+
+def _move_files(origin: Path, target: Path, view: CompiledView) -> None:
+    folder = version_dir(origin, view.name, view.version)
+    files = sorted(folder.glob("*/*.parquet"))
+    # The marker last: it says that all the others are there.
+    for path in [*files, folder / MARKER_NAME]:
+        if path.exists():
+            goal = version_dir(target, view.name, view.version) / path.relative_to(folder)
+            make_folder(goal.parent)
+            path.replace(goal)
+            sync_folders([goal.parent])
