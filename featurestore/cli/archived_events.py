@@ -10,7 +10,9 @@ import polars as pl
 
 from featurestore.batches import EVENT_TIME, NO_TIME, OFFSET, PARTITION, PARTITION_WATERMARK
 from featurestore.compile.bind import BoundView
+from featurestore.compile.columns import conform
 from featurestore.compile.keys import encoded_key
+from featurestore.definitions.specs import SourceSpec
 from featurestore.offline import layout
 from featurestore.offline.layout import EVENTS
 from featurestore.offline.listing import segment_files
@@ -27,9 +29,10 @@ class ArchivedEvents:
     Files may vanish while it reads: the callers try again (`with_fresh_files`).
     """
 
-    def __init__(self, root: Path, source: str, view: BoundView) -> None:
+    def __init__(self, root: Path, source: SourceSpec, view: BoundView) -> None:
         self._root = root
-        self._source = source
+        self._source = source.name
+        self._columns = source.columns
         self._view = view
 
     def count(self) -> int:
@@ -58,6 +61,8 @@ class ArchivedEvents:
             before_us = NO_TIME
             for path in files:
                 rows = pl.read_parquet(path, hive_partitioning=False).sort(OFFSET)
+                # Files from before a change of the schema lack its columns.
+                rows = conform(rows, self._columns, set(needed))
                 times = rows[EVENT_TIME].dt.epoch("us").to_numpy()
                 highest = np.maximum.accumulate(np.append(before_us, times))
                 known = highest[:-1] != NO_TIME
@@ -69,7 +74,7 @@ class ArchivedEvents:
                     PARTITION,
                     OFFSET,
                     pl.Series(PARTITION_WATERMARK, watermark),
-                    *(name for name in needed if name in rows.columns),
+                    *needed,
                 ).filter(chosen)
                 parts.append(found)
         return pl.concat(parts, how="diagonal_relaxed") if parts else self._nothing(needed)

@@ -58,7 +58,7 @@ def verify_views(
         verifier = ViewVerifier(
             data_dir,
             bound,
-            source.name,
+            source,
             view.applied_at,
             sample=sample,
             on_progress=lambda share, name=name: on_progress(name, share),  # type: ignore[misc]

@@ -19,11 +19,13 @@ import polars as pl
 from featurestore.batches import NO_TIME
 from featurestore.cli.archived_events import ArchivedEvents
 from featurestore.compile.bind import BoundView
+from featurestore.compile.expressions import derived
 from featurestore.compile.keys import encoded_key
 from featurestore.compile.view import EmittedDataset, WindowGroup
 from featurestore.compute.slots import Slot
 from featurestore.compute.tiles import empty_tiles
 from featurestore.compute.windows import TileIndex, merge_windows
+from featurestore.definitions.specs import SourceSpec
 from featurestore.errors import StoreError
 from featurestore.offline.archive import read_ends
 from featurestore.offline.completeness import read_marker_us
@@ -33,7 +35,6 @@ from featurestore.offline.read import archive_counts, scan_valid_snapshots
 from featurestore.offline.retention import archive_pruned_until, snapshots_complete_since
 from featurestore.online.reader import OnlineReader
 from featurestore.shard.emission import emitted_rows, touched_windows
-from featurestore.shard.expressions import derived
 from featurestore.shard.intake import Intake, take_in
 from featurestore.shard.protocol import KEY, ViewState, fence_key
 
@@ -112,7 +113,7 @@ class ViewVerifier:
         self,
         data_dir: Path,
         view: BoundView,
-        source: str,
+        source: SourceSpec,
         applied_at: datetime,
         *,
         sample: int | None = None,
@@ -122,7 +123,8 @@ class ViewVerifier:
         self._data_dir = data_dir
         self._view = view
         self._compiled = view.compiled
-        self._source = source
+        self._source = source.name
+        self._events = ArchivedEvents(self._root, source, view)
         self._applied_at = applied_at
         self._sample = sample
         self._on_progress = on_progress
@@ -172,7 +174,7 @@ class ViewVerifier:
 
     def _parts(self) -> Iterator[tuple[pl.Expr, pl.DataFrame]]:
         """(condition on the encoded key, routed events of those entities), until all are through."""
-        events = ArchivedEvents(self._root, self._source, self._view)
+        events = self._events
         if self._sample is not None:
             keys = with_fresh_files(lambda: events.sample(self._sample or 0))
             chosen = pl.col(KEY).is_in(keys.implode())
