@@ -179,7 +179,7 @@ def _stay(stage: "Stage") -> None:
 def _tell_results(stage: "Stage", example: Example, progress: "WorkerProgress") -> None:
     import polars as pl
 
-    from featurestore.offline import archive_counts
+    from featurestore.offline import archive_counts, list_files
 
     # Drained, the worker has written everything.
     stage.stop("worker")
@@ -197,7 +197,7 @@ def _tell_results(stage: "Stage", example: Example, progress: "WorkerProgress") 
     print_line(f"\nParquet under {offline}:")
     rows = []
     for folder in sorted(path for path in offline.glob("features/*/v*/*") if path.is_dir()):
-        height = pl.scan_parquet(folder / "*.parquet").select(pl.len()).collect().item()
+        height = pl.scan_parquet(list_files(offline, folder)).select(pl.len()).collect().item()
         rows.append([str(folder.relative_to(offline)), height])
     print_table(["snapshots", "rows"], rows)
 

@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 
 import msgspec
-import polars as pl
 
 from featurestore.batches import NO_TIME
 from featurestore.cli.options import require_data_dir
@@ -22,9 +21,8 @@ from featurestore.config import KafkaSettings, Settings
 from featurestore.definitions.specs import SourceSpec
 from featurestore.durations import format_instant
 from featurestore.errors import FeatureStoreError
-from featurestore.offline import layout as offline_layout
-from featurestore.offline.partition_archive import segment_files
 from featurestore.offline.read import archive_counts
+from featurestore.offline.retention import archive_begin
 from featurestore.online import layout as online_layout
 from featurestore.online.reader import OnlineReader
 from featurestore.online.source_store import read_store_info
@@ -254,16 +252,9 @@ def _archive_begin(data_dir: Path, source: str) -> _Begin:
     cut: list[str] = []
     for key, fence in starts.items():
         generation, _, partition = key.rpartition("/")
-        folder = offline_layout.partition_dir(
-            data_dir / "offline", offline_layout.EVENTS, source, generation, int(partition)
-        )
-        files = segment_files(folder) if folder.is_dir() else []
-        if not files:
-            continue
-        first = pl.scan_parquet(files[0][1], hive_partitioning=False).select(pl.col("arrival_time").dt.epoch("us"))
-        rows = first.head(1).collect()
-        if rows.height:
-            (whole if fence.next_offset == 0 else cut).append(format_instant(rows.item()))
+        begin = archive_begin(data_dir / "offline", source, generation, int(partition))
+        if begin is not None and begin.arrival is not None:
+            (whole if fence.next_offset == 0 else cut).append(begin.arrival)
     if cut:
         return _Begin(max(cut), False)
     return _Begin(min(whole, default=None), bool(whole))

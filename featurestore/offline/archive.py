@@ -4,9 +4,9 @@ A file begins where the log says (`segments.py`), is named by its first offset a
 its segment is complete; its footer says how far it reaches. So a replay writes the same files, and the
 archive needs no fence but its own.
 
-The newest events file of each partition is what a restart resumes from: clean up old files from the oldest,
-never that one. When the columns of a source change, the open segment ends there and a new one begins; then
-alone does a restart decide where a file begins.
+The newest events file of each partition is what a restart resumes from: compaction and retention
+(`compaction.py`, `retention.py`) never touch that one. When the columns of a source change, the open segment
+ends there and a new one begins; then alone does a restart decide where a file begins.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from featurestore.batches import PartitionBatch, PartitionProgress
 from featurestore.offline import layout
 from featurestore.offline.atomic import CrashPoint, no_crash
 from featurestore.offline.layout import EVENTS
-from featurestore.offline.partition_archive import PartitionArchive, newest_segment, read_segment_footer
+from featurestore.offline.listing import newest_segment, with_fresh_files
+from featurestore.offline.partition_archive import PartitionArchive, read_segment_footer
 from featurestore.offline.segments import ArchiveEnd, SegmentLimits
 
 __all__ = ["ArchiveEnd", "SourceArchive", "read_ends"]
@@ -125,7 +126,10 @@ def read_ends(root: Path, source: str, generation: str) -> dict[int, ArchiveEnd]
     Writes nothing, so it may be called beside a running archive.
     Raises StoreFormatError, naming the file and the way out, when a newest file is damaged.
     """
-    folder = layout.generation_dir(root, EVENTS, source, generation)
+    return with_fresh_files(lambda: _read_ends(layout.generation_dir(root, EVENTS, source, generation)))
+
+
+def _read_ends(folder: Path) -> dict[int, ArchiveEnd]:
     ends: dict[int, ArchiveEnd] = {}
     for child in sorted(folder.iterdir()) if folder.is_dir() else []:
         partition = layout.partition_of(child)

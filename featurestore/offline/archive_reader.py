@@ -11,8 +11,9 @@ import polars as pl
 from featurestore.batches import EVENT_TIME, NO_TIME, OFFSET
 from featurestore.offline import layout
 from featurestore.offline.layout import EVENTS
-from featurestore.offline.partition_archive import read_segment_footer, segment_files
-from featurestore.offline.segments import ArchiveEnd
+from featurestore.offline.listing import segment_files, with_fresh_files
+from featurestore.offline.partition_archive import read_segment_footer
+from featurestore.offline.segments import ArchiveEnd, SegmentFooter
 from featurestore.offline.tables import read_footer, read_frame
 
 PART_ROWS = 20_000
@@ -70,25 +71,26 @@ class PartitionReader:
 
     def _read(self) -> Iterator[ArchivedPart]:
         while self._at.next_offset < self._end.next_offset:
-            path = self._next_file()
-            if path is None:
+            found = with_fresh_files(self._next_file)
+            if found is None:
                 # What is missing here was removed: the archive's end stands.
                 yield ArchivedPart(pl.DataFrame(), self._at.next_offset, self._at.max_event_time_us, self._end)
                 return
-            footer = read_segment_footer(path)
+            footer, rows = found
             whole = footer.end <= self._end.next_offset
             end = ArchiveEnd(footer.end, footer.max_event_time_us) if whole else self._end
-            yield from self._cut(read_frame(path), end)
+            yield from self._cut(rows, end)
 
-    def _next_file(self) -> Path | None:
+    def _next_file(self) -> tuple[SegmentFooter, pl.DataFrame] | None:
         """The file of the next offset, or the first one past it; listed anew, for files come and are replaced."""
         files = segment_files(self._folder)
         for start, path in reversed(files):
             if start <= self._at.next_offset:
                 if read_segment_footer(path).end > self._at.next_offset:
-                    return path
+                    return read_segment_footer(path), read_frame(path)
                 break
-        return next((path for start, path in files if self._at.next_offset < start < self._end.next_offset), None)
+        later = [path for start, path in files if self._at.next_offset < start < self._end.next_offset]
+        return (read_segment_footer(later[0]), read_frame(later[0])) if later else None
 
     def _cut(self, rows: pl.DataFrame, end: ArchiveEnd) -> Iterator[ArchivedPart]:
         first = self._at.next_offset
@@ -110,6 +112,10 @@ def archived_generations(root: Path, source: str) -> list[ArchivedGeneration]:
 
     Writes nothing, so it may be called beside a running archive. Raises StoreFormatError when a file is damaged.
     """
+    return with_fresh_files(lambda: _archived_generations(root, source))
+
+
+def _archived_generations(root: Path, source: str) -> list[ArchivedGeneration]:
     found: list[tuple[int, ArchivedGeneration]] = []
     base = layout.source_dir(root, EVENTS, source)
     for folder in sorted(base.iterdir()) if base.is_dir() else []:
@@ -134,8 +140,13 @@ def archived_generations(root: Path, source: str) -> list[ArchivedGeneration]:
 
 def archived_extent(root: Path, source: str, generation: str, partition: int, first: int, end: int) -> tuple[int, int]:
     """(events, bytes of files) of the archive's files that hold offsets of [first, end); from footers alone."""
+    folder = layout.partition_dir(root, EVENTS, source, generation, partition)
+    return with_fresh_files(lambda: _extent(folder, first, end))
+
+
+def _extent(folder: Path, first: int, end: int) -> tuple[int, int]:
     rows = size = 0
-    for _, path in segment_files(layout.partition_dir(root, EVENTS, source, generation, partition)):
+    for _, path in segment_files(folder):
         footer = read_segment_footer(path)
         if footer.start < end and footer.end > first:
             rows += read_footer(path)[0]

@@ -1,8 +1,9 @@
 """Where files of the offline store lie, as paths and names; nothing here touches the disk.
 
     events/<source>/topic_generation=<generation>/topic_partition=<p>/<first offset>.parquet
-    late/<source>/…, dead_letter/<source>/…     likewise
-    features/<view>/v<version>/<window>/<writer>-<sequence>.parquet
+    late/<source>/…, dead_letter/<source>/…     likewise; compacted: <first offset>-<end>.parquet
+    features/<view>/v<version>/<window>/<writer>-<sequence>.parquet; compacted: compacted-<id>.parquet
+    _maintenance/                               the manifest of compaction and retention, files being swapped in
 
 The folder names are hive partitions that DuckDB, Spark and pandas understand; they are called `topic_…` so
 that they can't hide a column of an event, and don't begin with "_", which pyarrow and Spark skip.
@@ -10,6 +11,7 @@ that they can't hide a column of an event, and don't begin with "_", which pyarr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,9 +29,13 @@ FEATURES = "features"
 SUFFIX = ".parquet"
 TEMPORARY_SUFFIX = ".tmp"
 
+MAINTENANCE = "_maintenance"
+"""Folder of what compaction and retention keep for themselves and for readers."""
+
 _GENERATION = "topic_generation="
 _PARTITION = "topic_partition="
 _OFFSET_DIGITS = 20
+_SEGMENT = re.compile(rf"(\d{{{_OFFSET_DIGITS}}})(?:-(\d{{{_OFFSET_DIGITS}}}))?{re.escape(SUFFIX)}")
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,26 @@ def segment_name(start: int) -> str:
     return f"{start:0{_OFFSET_DIGITS}d}{SUFFIX}"
 
 
+def compacted_segment_name(start: int, end: int) -> str:
+    """Name of the file that holds all segments of the offsets [start, end)."""
+    return f"{start:0{_OFFSET_DIGITS}d}-{end:0{_OFFSET_DIGITS}d}{SUFFIX}"
+
+
 def segment_start(path: Path) -> int | None:
-    """First offset of a segment's file, None for any other file."""
-    stem = path.name.removesuffix(SUFFIX)
-    return int(stem) if len(stem) == _OFFSET_DIGITS and stem != path.name and stem.isdigit() else None
+    """First offset of a segment's file, compacted or not; None for any other file."""
+    found = _SEGMENT.fullmatch(path.name)
+    return None if found is None else int(found[1])
+
+
+def is_compacted_segment(path: Path) -> bool:
+    """Whether a segment's file was made of several: it is closed for good, and its rows are not in offset order."""
+    found = _SEGMENT.fullmatch(path.name)
+    return found is not None and found[2] is not None
+
+
+def store_of(partition_folder: Path) -> Path:
+    """The root of the offline store that a partition's folder lies in."""
+    return partition_folder.parents[3]
 
 
 def temporary_path(path: Path) -> Path:
@@ -91,3 +113,18 @@ def snapshot_dir(root: Path, dataset: SnapshotDataset) -> Path:
 def snapshot_name(writer_id: str, sequence: int) -> str:
     """Name of the snapshot file that a writer's write number `sequence` makes in each dataset."""
     return f"{writer_id}-{sequence:08d}{SUFFIX}"
+
+
+def compacted_snapshot_name(identity: str) -> str:
+    """Name of a snapshot file that was made of several."""
+    return f"compacted-{identity}{SUFFIX}"
+
+
+def manifest_path(root: Path) -> Path:
+    """What readers must know of compaction and retention beyond the names of files."""
+    return root / MAINTENANCE / "manifest.json"
+
+
+def staged_path(root: Path, folder: str, name: str) -> Path:
+    """Where file `name` of `folder` (relative to the root) lies until it is swapped in."""
+    return root / MAINTENANCE / "staged" / folder / name

@@ -29,6 +29,7 @@ from featurestore.errors import StoreFormatError
 from featurestore.offline import layout
 from featurestore.offline.atomic import CrashPoint, remove_durably, remove_temporaries, write_atomically
 from featurestore.offline.layout import DEAD_LETTER, EVENTS, LATE, Kind
+from featurestore.offline.listing import newest_segment, segment_files
 from featurestore.offline.segments import (
     FORMAT_VERSION,
     ArchiveEnd,
@@ -100,14 +101,16 @@ class PartitionArchive:
         if newest is not None:
             footer = read_segment_footer(newest)
             self._end = self.durable_end = ArchiveEnd(footer.end, footer.max_event_time_us)
-            self._open = _Segment(
-                footer.start,
-                footer.columns,
-                self._end,
-                footer.end,
-                footer.value_bytes,
-                footer.first_arrival_us,
-            )
+            if not layout.is_compacted_segment(newest):
+                self._open = _Segment(
+                    footer.start,
+                    footer.columns,
+                    self._end,
+                    footer.end,
+                    footer.value_bytes,
+                    footer.first_arrival_us,
+                )
+            # A compacted one is the newest only where a user has moved later files away: it stays closed.
         self._remove_leftovers()
 
     @property
@@ -264,6 +267,7 @@ class PartitionArchive:
 
     def _remove_leftovers(self) -> None:
         """Remove what a crash left: half-written files, late events and dead letters past the end."""
+        end = 0 if self.durable_end is None else self.durable_end.next_offset
         for kind, folder in self._folders.items():
             if not folder.is_dir():
                 continue
@@ -271,10 +275,10 @@ class PartitionArchive:
             if kind == EVENTS:
                 continue
             for start, path in segment_files(folder):
-                if self._open is None or start > self._open.start:
-                    remove_durably([path])
-                elif start == self._open.start:
+                if self._open is not None and start == self._open.start:
                     self._trim(path, kind, self._open.written_end)
+                elif start >= (end if self._open is None else self._open.start):
+                    remove_durably([path])
             self._crash_point(f"{kind}_trimmed")
 
     def _trim(self, path: Path, kind: Kind, end: int) -> None:
@@ -286,20 +290,6 @@ class PartitionArchive:
             self._write_file(path, kind, rows, read_footer(path)[1])
         else:
             remove_durably([path])
-
-
-def segment_files(folder: Path) -> list[tuple[int, Path]]:
-    """(first offset, path) of every segment file in a partition's folder, ascending."""
-    if not folder.is_dir():
-        return []
-    found = ((layout.segment_start(path), path) for path in folder.iterdir())
-    return sorted((start, path) for start, path in found if start is not None)
-
-
-def newest_segment(folder: Path) -> Path | None:
-    """The file of the newest segment in a partition's folder."""
-    files = segment_files(folder)
-    return files[-1][1] if files else None
 
 
 def read_segment_footer(path: Path) -> SegmentFooter:

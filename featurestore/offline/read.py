@@ -15,14 +15,19 @@ import polars as pl
 from featurestore.batches import OFFSET
 from featurestore.offline import layout
 from featurestore.offline.layout import DEAD_LETTER, EVENTS, LATE, Kind, SnapshotDataset
-from featurestore.offline.partition_archive import newest_segment, read_segment_footer, segment_files
+from featurestore.offline.listing import list_files, newest_segment, segment_files, with_fresh_files
+from featurestore.offline.manifest import read_manifest
+from featurestore.offline.partition_archive import read_segment_footer
 from featurestore.offline.snapshots import WINDOW_END
 from featurestore.offline.tables import read_column, read_footer, read_frame, read_largest
 
 
 @dataclass(frozen=True)
 class ArchiveCounts:
-    """Messages in a source's archive by verdict, dead letters by reason; what was read up to its ends."""
+    """Messages of a source by verdict, dead letters by reason: what was read up to its archive's ends.
+
+    What retention has removed since is counted too.
+    """
 
     accepted: int = 0
     late: int = 0
@@ -36,17 +41,17 @@ class ArchiveCounts:
 
 def read_events(root: Path, source: str) -> pl.DataFrame:
     """Accepted events of all generations, files in order; an empty frame when there is no file."""
-    return _read_all(_kind_files(root, EVENTS, source))
+    return with_fresh_files(lambda: _read_all(_kind_files(root, EVENTS, source)))
 
 
 def read_late(root: Path, source: str) -> pl.DataFrame:
     """Too-late events, as `read_events`."""
-    return _read_all(_kind_files(root, LATE, source))
+    return with_fresh_files(lambda: _read_all(_kind_files(root, LATE, source)))
 
 
 def read_dead_letters(root: Path, source: str) -> pl.DataFrame:
     """Dead letters, as `read_events`."""
-    return _read_all(_kind_files(root, DEAD_LETTER, source))
+    return with_fresh_files(lambda: _read_all(_kind_files(root, DEAD_LETTER, source)))
 
 
 def read_snapshots(
@@ -58,7 +63,7 @@ def read_snapshots(
     revision.
     """
     folder = layout.snapshot_dir(root, SnapshotDataset(view, version, window))
-    rows = _read_all(sorted(folder.glob(f"*{layout.SUFFIX}")))
+    rows = with_fresh_files(lambda: _read_all(list_files(root, folder)))
     if join_keys is None or rows.is_empty():
         return rows
     return (
@@ -73,9 +78,10 @@ def scan_valid_snapshots(
 ) -> pl.LazyFrame:
     """The valid rows of a snapshot dataset, not yet read: of each key and window the one of the highest revision.
 
-    schema: columns of the dataset, for the case that it has no file yet. Files that appear later are not seen.
+    schema: columns of the dataset, for the case that it has no file yet. Files that appear later are not seen; those
+    that a compaction replaces meanwhile stay for its grace period.
     """
-    files = sorted(layout.snapshot_dir(root, dataset).glob(f"*{layout.SUFFIX}"))
+    files = list_files(root, layout.snapshot_dir(root, dataset))
     rows = pl.scan_parquet(files, hive_partitioning=False) if files else pl.LazyFrame(schema=schema)
     # Filters on keys and window_end go through `sort` and `unique` down to the files; through `over` they would not.
     return rows.sort("revision").unique([*join_keys, WINDOW_END], keep="last", maintain_order=True)
@@ -86,6 +92,10 @@ def read_side(root: Path, kind: Kind, source: str) -> pl.DataFrame:
 
     An empty frame without columns when there is none. Right beside a running archive, as `archive_counts`.
     """
+    return with_fresh_files(lambda: _read_side(root, kind, source))
+
+
+def _read_side(root: Path, kind: Kind, source: str) -> pl.DataFrame:
     frames = []
     for events in _partition_dirs(root, EVENTS, source):
         newest = newest_segment(events)
@@ -105,21 +115,34 @@ def archive_counts(root: Path, source: str) -> ArchiveCounts:
 
     Raises StoreFormatError when a file is damaged.
     """
-    counts: Counter[Kind] = Counter()
-    reasons: Counter[str] = Counter()
-    for events in _partition_dirs(root, EVENTS, source):
-        newest = newest_segment(events)
-        if newest is None:
-            continue
-        end = read_segment_footer(newest).end
-        counts[EVENTS] += sum(read_footer(path)[0] for _, path in segment_files(events))
-        inside = events.relative_to(layout.source_dir(root, EVENTS, source))
-        for _, path in segment_files(layout.source_dir(root, LATE, source) / inside):
-            counts[LATE] += _rows_below(path, end)
-        for _, path in segment_files(layout.source_dir(root, DEAD_LETTER, source) / inside):
-            found = read_column(path, "reason").head(_rows_below(path, end))
-            reasons.update(dict(found.value_counts().iter_rows()))
-    return ArchiveCounts(counts[EVENTS], counts[LATE], dict(sorted(reasons.items())))
+    return with_fresh_files(lambda: _archive_counts(root, source))
+
+
+def _archive_counts(root: Path, source: str) -> ArchiveCounts:
+    dataset = layout.source_dir(root, EVENTS, source).relative_to(root).as_posix()
+    while True:
+        removed = read_manifest(root).retention.get(dataset)
+        counts: Counter[str] = Counter({} if removed is None else removed.rows)
+        reasons: Counter[str] = Counter({} if removed is None else removed.dead_letters)
+        for events in _partition_dirs(root, EVENTS, source):
+            _count_partition(root, source, events, counts, reasons)
+        # Files that retention removes are counted by the manifest from the moment on that it hides them.
+        if read_manifest(root).retention.get(dataset) == removed:
+            return ArchiveCounts(counts[EVENTS], counts[LATE], dict(sorted(reasons.items())))
+
+
+def _count_partition(root: Path, source: str, events: Path, counts: Counter[str], reasons: Counter[str]) -> None:
+    newest = newest_segment(events)
+    if newest is None:
+        return
+    end = read_segment_footer(newest).end
+    counts[EVENTS] += sum(read_footer(path)[0] for _, path in segment_files(events))
+    inside = events.relative_to(layout.source_dir(root, EVENTS, source))
+    for _, path in segment_files(layout.source_dir(root, LATE, source) / inside):
+        counts[LATE] += _rows_below(path, end)
+    for _, path in segment_files(layout.source_dir(root, DEAD_LETTER, source) / inside):
+        found = read_column(path, "reason").head(_rows_below(path, end))
+        reasons.update(dict(found.value_counts().iter_rows()))
 
 
 def _rows_below(path: Path, end: int) -> int:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -231,6 +232,23 @@ def recover(root: Path, intent_dir: Path) -> WrittenEntries:
 def finish_recovery(intent_dir: Path) -> None:
     """Forget the intents: the entries that `recover` returned are durably dropped."""
     remove_durably(_intent_paths(intent_dir))
+
+
+def unfinished_files(root: Path, intent_dirs: Sequence[Path]) -> set[Path]:
+    """Files that a writer, or the recovery after a crash, may still ask for, remove or write again.
+
+    intent_dirs: of every process of every source. What is listed before this is called and not named here will never be
+    touched again by its writer: an intent is there before its files are, and goes after them. One that says `.written`
+    counts as well, for a power cut may bring its old name back.
+    """
+    names: set[str] = set()
+    for _ in range(2):
+        # A folder that is read while an intent gets its other name may show neither: the second time shows it.
+        for folder in intent_dirs:
+            for path in _intent_paths(folder):
+                with suppress(FileNotFoundError):
+                    names.update(_read_intent(path).files)
+    return {root / name for name in names}
 
 
 def _undo(root: Path, intent: _Intent) -> None:

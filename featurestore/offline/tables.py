@@ -20,18 +20,34 @@ FOOTER_KEY = b"featurestore"
 
 @dataclass(frozen=True)
 class FileFigures:
-    """What a file's footer says: rows, its size on disk, and the span of one time column (None without values)."""
+    """What a file's footer says.
+
+    plain_bytes: of all columns before compression. earliest, latest: span of one time column, None without values.
+    schema: names and types of the columns, as text. footer: our entry, None in a file that is not ours.
+    """
 
     rows: int
     size_bytes: int
+    plain_bytes: int
     earliest: datetime | None
     latest: datetime | None
+    schema: str
+    footer: bytes | None
 
 
-def write_frame(file: BinaryIO, frame: pl.DataFrame, *, footer: bytes, statistics: Sequence[str]) -> None:
-    """Write a frame as a Parquet file of one row group; the bytes depend on rows and schema, not on chunks.
+def write_frame(
+    file: BinaryIO,
+    frame: pl.DataFrame,
+    *,
+    footer: bytes,
+    statistics: Sequence[str],
+    group_rows: int | None = None,
+    level: int = 1,
+) -> None:
+    """Write a frame as a Parquet file; the bytes depend on rows and schema, not on chunks.
 
-    footer: stored in the file's metadata under FOOTER_KEY. statistics: columns with minimum and maximum.
+    footer: stored in the file's metadata under FOOTER_KEY. statistics: columns with minimum and maximum. group_rows: of
+    a row group, None: all rows are one. level: of zstd.
     """
     # Types older than string views, so that every reader and pyarrow since 17 understands the stored schema.
     table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -43,9 +59,9 @@ def write_frame(file: BinaryIO, frame: pl.DataFrame, *, footer: bytes, statistic
     pq.write_table(
         table,
         file,
-        row_group_size=max(1, len(frame)),
+        row_group_size=group_rows or max(1, len(frame)),
         compression="zstd",
-        compression_level=1,
+        compression_level=level,
         use_dictionary=dictionary,
         column_encoding=delta,
         write_statistics=list(statistics),
@@ -54,10 +70,12 @@ def write_frame(file: BinaryIO, frame: pl.DataFrame, *, footer: bytes, statistic
 
 
 def read_frame(path: Path) -> pl.DataFrame:
-    """A whole file as a frame. Raises StoreFormatError when it is damaged."""
+    """A whole file as a frame. Raises StoreFormatError when it is damaged, FileNotFoundError when it is gone."""
     try:
         with path.open("rb") as file:
             table = pq.ParquetFile(file).read(use_threads=False)
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path) from error
     return cast(pl.DataFrame, pl.from_arrow(table))
@@ -80,22 +98,23 @@ def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def read_column(path: Path, column: str) -> pl.Series:
-    """One column of a file. Raises StoreFormatError when the file is damaged."""
+    """One column of a file. Raises StoreFormatError when the file is damaged, FileNotFoundError when it is gone."""
     try:
         with path.open("rb") as file:
             table = pq.ParquetFile(file).read(columns=[column], use_threads=False)
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path) from error
     return cast(pl.DataFrame, pl.from_arrow(table)).to_series()
 
 
 def read_footer(path: Path) -> tuple[int, bytes]:
-    """(rows, our footer entry) of a file, from its last few kB. Raises StoreFormatError when damaged."""
-    try:
-        with path.open("rb") as file:
-            metadata = pq.read_metadata(file)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path) from error
+    """(rows, our footer entry) of a file, from its last few kB.
+
+    Raises StoreFormatError when it is damaged, FileNotFoundError when it is gone.
+    """
+    metadata, _ = _read_metadata(path)
     footer: bytes | None = (metadata.metadata or {}).get(FOOTER_KEY)
     if footer is None:
         raise StoreFormatError(f"{path} was not written by this feature store", hint=_way_out(path))
@@ -103,38 +122,42 @@ def read_footer(path: Path) -> tuple[int, bytes]:
 
 
 def read_largest(path: Path, column: str) -> int | None:
-    """Largest value of an integer column, None without rows. Raises StoreFormatError when damaged."""
-    try:
-        with path.open("rb") as file:
-            metadata = pq.read_metadata(file)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path) from error
+    """Largest value of an integer column, None without rows. Raises as `read_footer`."""
+    metadata, _ = _read_metadata(path)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     chunks = [group.column(index) for group in groups for index in range(group.num_columns) if group.num_rows]
     return max((int(chunk.statistics.max) for chunk in chunks if chunk.path_in_schema == column), default=None)
 
 
-def read_figures(path: Path, time_column: str) -> FileFigures | None:
-    """Rows, size and span of a time column, from the footer alone; None when the file was removed meanwhile.
-
-    Raises StoreFormatError when it is damaged.
-    """
-    try:
-        with path.open("rb") as file:
-            metadata = pq.read_metadata(file)
-            size_bytes = file.seek(0, 2)
-    except FileNotFoundError:
-        return None
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path) from error
+def read_figures(path: Path, time_column: str) -> FileFigures:
+    """Rows, sizes and span of a time column, from the footer alone. Raises as `read_footer`."""
+    metadata, size_bytes = _read_metadata(path)
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     spans = []
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+    for group in groups:
         chunks = (group.column(index) for index in range(group.num_columns))
         found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == time_column), None)
         if found is not None and found.has_min_max:
             spans.append((found.min, found.max))
-    earliest, latest = min((low for low, _ in spans), default=None), max((high for _, high in spans), default=None)
-    return FileFigures(int(metadata.num_rows), size_bytes, earliest, latest)
+    return FileFigures(
+        rows=int(metadata.num_rows),
+        size_bytes=size_bytes,
+        plain_bytes=sum(group.total_byte_size for group in groups),
+        earliest=min((low for low, _ in spans), default=None),
+        latest=max((high for _, high in spans), default=None),
+        schema=str(metadata.schema.to_arrow_schema().remove_metadata()),
+        footer=(metadata.metadata or {}).get(FOOTER_KEY),
+    )
+
+
+def _read_metadata(path: Path) -> tuple[pq.FileMetaData, int]:
+    try:
+        with path.open("rb") as file:
+            return pq.read_metadata(file), file.seek(0, 2)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path) from error
 
 
 def _encodings(schema: pa.Schema) -> tuple[list[str], dict[str, str]]:

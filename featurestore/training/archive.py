@@ -18,7 +18,7 @@ from featurestore.compile.keys import encoded_key
 from featurestore.definitions.specs import SourceSpec
 from featurestore.offline.archive_reader import archived_generations
 from featurestore.offline.layout import EVENTS, partition_dir
-from featurestore.offline.partition_archive import segment_files
+from featurestore.offline.listing import segment_files, with_fresh_files
 from featurestore.offline.tables import read_columns, read_figures
 from featurestore.training.events import ENTITY, GENERATION
 
@@ -61,6 +61,12 @@ def files_between(
 
     to_us: in event time. Raises StoreFormatError when a file is damaged.
     """
+    return with_fresh_files(lambda: _files_between(root, source, marks, from_us, to_us))
+
+
+def _files_between(
+    root: Path, source: str, marks: tuple[ArchiveMark, ...], from_us: int | None, to_us: int
+) -> list[EventFile]:
     ends = {(mark.generation, mark.partition): mark.end for mark in marks}
     files = []
     for number, generation in enumerate(archived_generations(root, source)):

@@ -16,6 +16,7 @@ from featurestore.compile.keys import encoded_key
 from featurestore.compute.slots import Slot
 from featurestore.definitions.specs import SourceSpec
 from featurestore.errors import MalformedRequestError
+from featurestore.offline.listing import with_fresh_files
 from featurestore.training.archive import KEY, ArchiveMark, EventFile, files_between, high_water_marks, read_events
 from featurestore.training.events import ENTITY, build_tables
 from featurestore.training.join import join_view
@@ -137,6 +138,10 @@ class _ViewJoin:
 
     def run(self) -> tuple[pl.DataFrame, int]:
         """The features by their own names, and into how many groups the entities were divided."""
+        # Files that a compaction replaced may go while they are read; the marks make it the same events again.
+        return with_fresh_files(self._run)
+
+    def _run(self) -> tuple[pl.DataFrame, int]:
         if not len(self._as_of_us):
             return self._join(0, 1, pl.DataFrame()), 1
         from_us, to_us = self._from_us(), int(self._as_of_us.max())
