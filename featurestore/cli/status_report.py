@@ -16,6 +16,7 @@ import msgspec
 import polars as pl
 
 from featurestore.batches import NO_TIME
+from featurestore.cli.disk_report import DiskReport
 from featurestore.cli.options import require_data_dir
 from featurestore.compile.view import CompiledView, compile_view
 from featurestore.config import KafkaSettings, Settings
@@ -90,11 +91,12 @@ class ViewStatus(msgspec.Struct, frozen=True):
 
 
 class StatusReport(msgspec.Struct, frozen=True):
-    """The whole answer."""
+    """The whole answer. disk: not there unless it was asked for."""
 
     data_dir: str
     sources: list[SourceStatus]
     views: list[ViewStatus]
+    disk: DiskReport | msgspec.UnsetType = msgspec.UNSET
 
 
 def collect_status(settings: Settings) -> StatusReport:
