@@ -218,7 +218,7 @@ def _view_status(
     newest_us = max((fence.max_event_time_us for state in states for fence in state.fences.values()), default=NO_TIME)
     seen = total.applied + total.filtered + total.null_key
     since: str | None
-    if view.spec.start == "latest" or (source.lag == 0 and seen < source.accepted):
+    if view.start == "latest" or (source.lag == 0 and seen < source.accepted):
         # It began behind events that the archive has; its first fence was written when this version first ran.
         since, from_beginning = view.applied_at.isoformat(), False
     else:
