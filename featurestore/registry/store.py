@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
     DateTime,
@@ -71,6 +72,19 @@ _STARTS = Table(
     Column("version", Integer, primary_key=True),
     Column("start", String(16), nullable=False),
 )
+# What operators did to watermarks, for good; see `WatermarkReset`.
+_RESETS = Table(
+    "watermark_resets",
+    _TABLES,
+    Column("id", Integer, primary_key=True),
+    Column("view", String(255), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("by", String(255), nullable=False),
+    Column("from_us", BigInteger, nullable=False),
+    Column("to_us", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
 _TYPES: Mapping[str, type[Any]] = {"entity": EntitySpec, "source": SourceSpec, "view": ViewSpec}
 Decoded = TypeVar("Decoded")
 Start = Literal["earliest", "latest"]
@@ -96,6 +110,18 @@ class RegisteredView:
     def fingerprint(self) -> str:
         """SHA-256 of what the view computes, hexadecimal; the same within a version."""
         return fingerprint(self.spec)
+
+
+@dataclass(frozen=True)
+class WatermarkReset:
+    """An operator took a view's watermark back: when (UTC), who, from and to which instant (µs), and why."""
+
+    version: int
+    at: datetime
+    by: str
+    from_us: int
+    to_us: int
+    reason: str
 
 
 class Registry:
@@ -228,6 +254,24 @@ class Registry:
                 row = {"view_id": view.view_id, "version": view.version + 1, "start": start}
                 connection.execute(insert_into(_STARTS).values(**row))
         return self.view(name)
+
+    def record_watermark_reset(self, view: RegisteredView, from_us: int, to_us: int, reason: str) -> None:
+        """Write down, for good, that the caller is about to take a view's watermark back."""
+        with self._transaction(write=True) as connection:
+            _TABLES.create_all(connection)
+            row = {"view": view.spec.name, "version": view.version, "from_us": from_us, "to_us": to_us}
+            row |= {"reason": reason, "at": datetime.now(timezone.utc), "by": _user()}
+            connection.execute(insert_into(_RESETS).values(**row))
+
+    def watermark_resets(self, view: str) -> list[WatermarkReset]:
+        """All resets of a view's watermark, of all its versions, the oldest first."""
+        with self._transaction() as connection:
+            rows = sorted(_if_there(connection, _RESETS), key=lambda row: row.id)
+        return [
+            WatermarkReset(row.version, row.at.replace(tzinfo=timezone.utc), row.by, row.from_us, row.to_us, row.reason)
+            for row in rows
+            if row.view == view
+        ]
 
     def source(self, name: str) -> SourceSpec:
         """One deployed source. Raises RegistryError when there is none of that name."""
