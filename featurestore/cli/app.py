@@ -24,6 +24,7 @@ from featurestore.cli import (
     status,
     training_set,
     view,
+    watermark,
 )
 
 app = typer.Typer(
@@ -72,3 +73,4 @@ app.add_typer(offline.app, name="offline")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(late.app, name="late")
 app.add_typer(view.app, name="view")
+app.add_typer(watermark.app, name="watermark")

@@ -1,18 +1,28 @@
 """`featurestore status`: how far each source and view has come."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
 
 from featurestore.cli.options import BootstrapServers, DataDir, Json, load_settings
-from featurestore.cli.output import print_json, print_line, print_table
+from featurestore.cli.output import format_bytes, print_json, print_line, print_table
 
 if TYPE_CHECKING:
+    from featurestore.cli.disk_report import DiskReport
     from featurestore.cli.status_report import SourceStatus, ViewStatus
 
-EXAMPLES = "Examples: [bold]featurestore status[/bold]   [bold]featurestore status --json[/bold]"
+EXAMPLES = (
+    "Examples: [bold]featurestore status[/bold]   [bold]featurestore status --json[/bold]   "
+    "[bold]featurestore status --disk[/bold]"
+)
 
 
 def status(
     bootstrap_servers: BootstrapServers = None,
+    disk: Annotated[
+        bool, typer.Option("--disk", help="What views and sources take on disk too; this reads the whole online store.")
+    ] = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -20,10 +30,18 @@ def status(
 
     Counts are those of the stores: what workers have committed and archived so far, over all their runs; a running
     worker's archive is some seconds old. Lag is what not all views have applied.
+
+    With --disk: bytes of each view version in the online store (keys and values before compression) and of its snapshot
+    files, and of each source's files.
     """
     from featurestore.cli.status_report import collect_status
 
-    report = collect_status(load_settings(kafka__bootstrap_servers=bootstrap_servers, store__data_dir=data_dir))
+    settings = load_settings(kafka__bootstrap_servers=bootstrap_servers, store__data_dir=data_dir)
+    report = collect_status(settings)
+    if disk:
+        from featurestore.cli.disk_screen import scan_disk
+
+        report = msgspec.structs.replace(report, disk=scan_disk(settings.store.data_dir))
     if json:
         print_json(report)
         return
@@ -55,6 +73,37 @@ def status(
     for view in report.views:
         if view.paused_since:
             print_line(f"  {view.name}: paused since {view.paused_since}: featurestore view resume {view.name}")
+    if report.disk is not msgspec.UNSET:
+        _print_disk(report.disk)
+
+
+def _print_disk(disk: "DiskReport") -> None:
+    print_line("")
+    print_table(
+        ["source", "online files", "archive", "late", "dead letters", "backfill"],
+        [
+            [s.name]
+            + [
+                format_bytes(size)
+                for size in (s.online_file_bytes, s.archive_bytes, s.late_bytes, s.dead_letter_bytes, s.backfill_bytes)
+            ]
+            for s in disk.sources
+        ],
+    )
+    print_line("")
+    print_table(
+        ["view", "version", "entities", "rows", "waiting", "revisions", "online", "snapshots"],
+        [
+            [view.name, f"{v.version}" if v.current else f"{v.version}, old", v.entities]
+            + [format_bytes(size) for size in (v.rows_bytes, v.pending_bytes, v.revisions_bytes)]
+            + [format_bytes(v.online_bytes), format_bytes(v.offline_bytes)]
+            for view in disk.views
+            for v in view.versions
+        ],
+    )
+    for view in disk.views:
+        if any(not version.current for version in view.versions):
+            print_line(f"  {view.name}: old versions can be removed: featurestore view purge {view.name}")
 
 
 def _source_row(source: "SourceStatus") -> list[object]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from featurestore.batches import NO_TIME
+from featurestore.cli.disk_report import DiskReport
 from featurestore.cli.options import require_data_dir
 from featurestore.compile.view import CompiledView, compile_view
 from featurestore.config import KafkaSettings, Settings
@@ -88,11 +89,12 @@ class ViewStatus(msgspec.Struct, frozen=True):
 
 
 class StatusReport(msgspec.Struct, frozen=True):
-    """The whole answer."""
+    """The whole answer. disk: not there unless it was asked for."""
 
     data_dir: str
     sources: list[SourceStatus]
     views: list[ViewStatus]
+    disk: DiskReport | msgspec.UnsetType = msgspec.UNSET
 
 
 def collect_status(settings: Settings) -> StatusReport:
@@ -214,7 +216,7 @@ def _view_status(
     newest_us = max((fence.max_event_time_us for state in states for fence in state.fences.values()), default=NO_TIME)
     seen = total.applied + total.filtered + total.null_key
     since: str | None
-    if view.spec.start == "latest" or (source.lag == 0 and seen < source.accepted):
+    if view.start == "latest" or (source.lag == 0 and seen < source.accepted):
         # It began behind events that the archive has; its first fence was written when this version first ran.
         since, from_beginning = view.applied_at.isoformat(), False
     else:

@@ -1,12 +1,13 @@
-"""`featurestore view`: leave a view out of runs for a while, or compute it anew."""
+"""`featurestore view`: leave a view out of runs for a while, compute it anew, remove what that left behind."""
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, require_data_dir
-from featurestore.cli.output import print_json, print_line
+from featurestore.cli.output import format_bytes, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from featurestore.registry import Registry
@@ -15,10 +16,18 @@ PAUSE_EXAMPLES = "Example: [bold]featurestore view pause card_activity[/bold]"
 RESUME_EXAMPLES = "Example: [bold]featurestore view resume card_activity[/bold]"
 RESET_EXAMPLES = (
     "Examples: [bold]featurestore view reset card_activity[/bold]   "
+    "[bold]featurestore view reset card_activity --from latest[/bold]   "
     "[bold]featurestore view reset card_activity --yes --json[/bold]"
 )
+PURGE_EXAMPLES = (
+    "Examples: [bold]featurestore view purge card_activity[/bold]   "
+    "[bold]featurestore view purge card_activity --yes --json[/bold]"
+)
 
-app = typer.Typer(help="Pause a view, resume it, compute it anew.", no_args_is_help=True)
+app = typer.Typer(
+    help="Pause a view, resume it, compute it anew, remove its old versions.",
+    no_args_is_help=True,
+)
 
 ViewName = Annotated[str, typer.Argument(metavar="VIEW", help="Name of an applied view.")]
 
@@ -51,8 +60,28 @@ def resume(view: ViewName, data_dir: DataDir = None, json: Json = False) -> None
         print_line(f"{view} is resumed: start the worker anew" if changed else f"{view} is not paused")
 
 
+class Begin(str, Enum):
+    """Where a view begins in its topic."""
+
+    earliest = "earliest"
+    latest = "latest"
+
+
 @app.command("reset", epilog=RESET_EXAMPLES)
-def reset(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json = False) -> None:
+def reset(
+    view: ViewName,
+    begin: Annotated[
+        Begin | None,
+        typer.Option(
+            "--from",
+            help="The topic's beginning or its end at the next run; else as the view says.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Yes = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
     """Compute a view anew: a new version of the same definition, from where a new view would begin.
 
     Until the next run has caught up its reads find nothing, or less than before. The old version's rows and Parquet
@@ -64,15 +93,58 @@ def reset(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json
     before = registry.view(view)
     lock = lock_source(_data_dir(data_dir), before.spec.source)
     try:
-        begins = "the present end" if before.spec.start == "latest" else "the beginning"
-        confirm(f"Compute {view} anew, as version {before.version + 1} from {begins} of its topic?", yes)
-        after = registry.begin_anew(view)
+        start = begin.value if begin else before.spec.start
+        place = "the present end" if start == "latest" else "the beginning"
+        confirm(f"Compute {view} anew, as version {before.version + 1} from {place} of its topic?", yes)
+        after = registry.begin_anew(view, start)
     finally:
         lock.release()
     if json:
-        print_json({"view": view, "version": after.version, "before": before.version})
+        print_json({"view": view, "version": after.version, "before": before.version, "from": after.start})
     else:
-        print_line(f"{view} is version {after.version} now; the next run computes it from {begins} of the topic")
+        print_line(f"{view} is version {after.version} now; the next run computes it from {place} of the topic")
+        print_line(f"  what version {before.version} has left can be removed: featurestore view purge {view}")
+
+
+@app.command("purge", epilog=PURGE_EXAMPLES)
+def purge(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json = False) -> None:
+    """Remove what older versions of a view left behind: online rows, and snapshots (features/VIEW/vN), for good.
+
+    Says what there is and asks first. The current version is not touched. No worker may run: its source is locked.
+    Stopped half way, the same command removes the rest.
+    """
+    from featurestore.cli.disk_screen import shard_progress
+    from featurestore.online.source_store import lock_source
+    from featurestore.worker.purge import find_leftovers, purge_versions
+
+    folder = _data_dir(data_dir)
+    registered = _registry(data_dir).view(view)
+    source = registered.spec.source
+    lock = lock_source(folder, source)
+    try:
+        with shard_progress("scanning") as tell:
+            found = find_leftovers(folder, registered, lambda done, shards: tell(source, done, shards))
+        if not json and found:
+            print_table(
+                ["version", "entities", "online", "snapshots"],
+                [
+                    [f"{v.version}", v.entities, format_bytes(v.online_bytes), format_bytes(v.offline_bytes)]
+                    for v in found
+                ],
+            )
+        if found:
+            confirm(f"Remove these versions of {view}? Version {registered.version} stays.", yes)
+            with shard_progress("purging") as tell:
+                versions = [leftover.version for leftover in found]
+                purge_versions(folder, registered, versions, lambda done, shards: tell(source, done, shards))
+    finally:
+        lock.release()
+    if json:
+        print_json({"view": view, "version": registered.version, "removed": found})
+    elif found:
+        print_line(f"removed; {view} has its version {registered.version} alone")
+    else:
+        print_line(f"nothing is left of older versions of {view}")
 
 
 def _data_dir(data_dir: Path | None) -> Path:

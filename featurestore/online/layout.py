@@ -20,7 +20,11 @@ from featurestore.compile.view import CompiledView
 META = b"m"
 META_VALUE = struct.Struct(">QQ")
 """Next outbox sequence, next running number."""
+ROW, PENDING, REVISION, STATE = b"r", b"p", b"c", b"s"
+VIEW_KINDS = (ROW, PENDING, REVISION, STATE)
+"""First bytes of all keys that belong to one view version."""
 _VIEW = struct.Struct(">cIH")
+VIEW_PREFIX_BYTES = _VIEW.size
 _DATASET = struct.Struct(">cIHHQ")
 _OUTBOX = struct.Struct(">cQ")
 _SHIFT = 2**63
@@ -28,27 +32,43 @@ _SHIFT = 2**63
 
 def state_key(view: CompiledView) -> bytes:
     """Key of a view's state."""
-    return _VIEW.pack(b"s", view.view_id, view.version)
+    return _VIEW.pack(STATE, view.view_id, view.version)
 
 
 def row_prefix(view: CompiledView) -> bytes:
     """What every row key of a view begins with; the entity key follows."""
-    return _VIEW.pack(b"r", view.view_id, view.version)
+    return _VIEW.pack(ROW, view.view_id, view.version)
 
 
 def pending_key(view: CompiledView, dataset_index: int, pane_us: int) -> bytes:
     """Key of a pane's waiting entities, without the running number."""
-    return _DATASET.pack(b"p", view.view_id, view.version, dataset_index, pane_us + _SHIFT)
+    return _DATASET.pack(PENDING, view.view_id, view.version, dataset_index, pane_us + _SHIFT)
 
 
 def revision_key(view: CompiledView, dataset_index: int, end_us: int) -> bytes:
     """Key of a corrected window; the entity key follows."""
-    return _DATASET.pack(b"c", view.view_id, view.version, dataset_index, end_us + _SHIFT)
+    return _DATASET.pack(REVISION, view.view_id, view.version, dataset_index, end_us + _SHIFT)
 
 
 def view_prefixes(view: CompiledView) -> tuple[bytes, ...]:
     """What every key of a view begins with, its state's aside: rows, waiting entities, revisions."""
-    return tuple(_VIEW.pack(kind, view.view_id, view.version) for kind in (b"r", b"p", b"c"))
+    return tuple(_VIEW.pack(kind, view.view_id, view.version) for kind in (ROW, PENDING, REVISION))
+
+
+def version_prefixes(view_id: int, version: int) -> tuple[bytes, ...]:
+    """What every key of a view version begins with, its state's too."""
+    return tuple(_VIEW.pack(kind, view_id, version) for kind in VIEW_KINDS)
+
+
+def version_of(key: bytes) -> tuple[int, int]:
+    """View id and version of a key that belongs to a view."""
+    _, view_id, version = _VIEW.unpack_from(key)
+    return view_id, version
+
+
+def after_prefix(prefix: bytes) -> bytes:
+    """The least key that is greater than all keys with this prefix."""
+    return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
 
 
 def time_of(key: bytes) -> int:

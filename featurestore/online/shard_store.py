@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -156,6 +156,17 @@ class RocksShardStore:
             self._db.write(batch, self._options)
         dropped = set(sequences)
         self._outbox = [item for item in self._outbox if item.sequence not in dropped]
+
+    def forget(self, prefixes: Iterable[bytes]) -> None:
+        """Remove all entries whose keys begin with one of these, in one write, and give their room back."""
+        spans = [(prefix, layout.after_prefix(prefix)) for prefix in prefixes]
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for first, after in spans:
+            batch.delete_range(first, after)
+        with rocks_errors(self._path):
+            self._db.write(batch, self._options)
+            for first, after in spans:
+                self._db.compact_range(first, after)
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut."""

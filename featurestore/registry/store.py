@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
     DateTime,
@@ -63,26 +64,64 @@ _PAUSED = Table(
     Column("since", DateTime(timezone=True), nullable=False),
     Column("paused_by", String(255), nullable=False),
 )
+# Where a version begins that was made by an operator, against what its definition says.
+_STARTS = Table(
+    "version_starts",
+    _TABLES,
+    Column("view_id", Integer, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("start", String(16), nullable=False),
+)
+# What operators did to watermarks, for good; see `WatermarkReset`.
+_RESETS = Table(
+    "watermark_resets",
+    _TABLES,
+    Column("id", Integer, primary_key=True),
+    Column("view", String(255), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("by", String(255), nullable=False),
+    Column("from_us", BigInteger, nullable=False),
+    Column("to_us", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
 _TYPES: Mapping[str, type[Any]] = {"entity": EntitySpec, "source": SourceSpec, "view": ViewSpec}
 Decoded = TypeVar("Decoded")
+Start = Literal["earliest", "latest"]
 _Stored = Mapping[Key, tuple[int, int, Spec]]
 """Id, version and definition of what is deployed."""
 
 
 @dataclass(frozen=True)
 class RegisteredView:
-    """A deployed view. view_id: stable and never reused. applied_at: UTC."""
+    """A deployed view. view_id: stable and never reused. applied_at: UTC.
+
+    start: where this version begins in the topic, as the definition says or as it was reset.
+    """
 
     view_id: int
     version: int
     spec: ViewSpec
     applied_at: datetime
     applied_by: str
+    start: Start
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what the view computes, hexadecimal; the same within a version."""
         return fingerprint(self.spec)
+
+
+@dataclass(frozen=True)
+class WatermarkReset:
+    """An operator took a view's watermark back: when (UTC), who, from and to which instant (µs), and why."""
+
+    version: int
+    at: datetime
+    by: str
+    from_us: int
+    to_us: int
+    reason: str
 
 
 class Registry:
@@ -153,16 +192,14 @@ class Registry:
         query = select(_DEFINITIONS).where(_DEFINITIONS.c.kind == "view").order_by(_DEFINITIONS.c.name)
         with self._transaction() as connection:
             rows = connection.execute(query).all()
-        return [
-            RegisteredView(
-                row.id,
-                row.version,
-                self._decoded(row.spec, ViewSpec),
-                row.applied_at.replace(tzinfo=timezone.utc),
-                row.applied_by,
-            )
-            for row in rows
-        ]
+            starts = {(row.view_id, row.version): row.start for row in _if_there(connection, _STARTS)}
+        views = []
+        for row in rows:
+            spec = self._decoded(row.spec, ViewSpec)
+            start = starts.get((row.id, row.version), spec.start)
+            applied_at = row.applied_at.replace(tzinfo=timezone.utc)
+            views.append(RegisteredView(row.id, row.version, spec, applied_at, row.applied_by, start))
+        return views
 
     def view(self, name: str) -> RegisteredView:
         """One deployed view. Raises UnknownViewError, naming the nearest."""
@@ -178,10 +215,7 @@ class Registry:
     def paused(self) -> dict[str, datetime]:
         """Paused views and since when, UTC."""
         with self._transaction() as connection:
-            # A registry of before has no such table until something is written.
-            if not inspect(connection).has_table(_PAUSED.name):
-                return {}
-            rows = connection.execute(select(_PAUSED)).all()
+            rows = _if_there(connection, _PAUSED)
         return {row.name: row.since.replace(tzinfo=timezone.utc) for row in rows}
 
     def pause(self, name: str) -> bool:
@@ -204,9 +238,10 @@ class Registry:
             connection.execute(delete(_PAUSED).where(_PAUSED.c.name == name))
         return True
 
-    def begin_anew(self, name: str) -> RegisteredView:
+    def begin_anew(self, name: str, start: Start | None = None) -> RegisteredView:
         """Give a view a new version with the same definition: it is computed again, beside what it was.
 
+        start: where this version begins in the topic, None as the definition says; a later version does as it says.
         Version and id are part of all keys and paths, so nothing of the old version is touched. The caller holds the
         lock of the view's source. Raises UnknownViewError.
         """
@@ -214,7 +249,29 @@ class Registry:
         with self._transaction(write=True) as connection:
             values = {"version": view.version + 1, "applied_at": datetime.now(timezone.utc), "applied_by": _user()}
             connection.execute(update(_DEFINITIONS).where(_DEFINITIONS.c.id == view.view_id).values(**values))
+            if start is not None and start != view.spec.start:
+                _TABLES.create_all(connection)
+                row = {"view_id": view.view_id, "version": view.version + 1, "start": start}
+                connection.execute(insert_into(_STARTS).values(**row))
         return self.view(name)
+
+    def record_watermark_reset(self, view: RegisteredView, from_us: int, to_us: int, reason: str) -> None:
+        """Write down, for good, that the caller is about to take a view's watermark back."""
+        with self._transaction(write=True) as connection:
+            _TABLES.create_all(connection)
+            row = {"view": view.spec.name, "version": view.version, "from_us": from_us, "to_us": to_us}
+            row |= {"reason": reason, "at": datetime.now(timezone.utc), "by": _user()}
+            connection.execute(insert_into(_RESETS).values(**row))
+
+    def watermark_resets(self, view: str) -> list[WatermarkReset]:
+        """All resets of a view's watermark, of all its versions, the oldest first."""
+        with self._transaction() as connection:
+            rows = sorted(_if_there(connection, _RESETS), key=lambda row: row.id)
+        return [
+            WatermarkReset(row.version, row.at.replace(tzinfo=timezone.utc), row.by, row.from_us, row.to_us, row.reason)
+            for row in rows
+            if row.view == view
+        ]
 
     def source(self, name: str) -> SourceSpec:
         """One deployed source. Raises RegistryError when there is none of that name."""
@@ -281,6 +338,11 @@ def _begin(connection: Connection) -> None:
     # A writer takes its turn before it reads; a reader neither waits for others nor needs a file it can write.
     write = connection.get_execution_options().get("write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _if_there(connection: Connection, table: Table) -> Sequence[Any]:
+    """All rows of a table that a registry of before has not until something is written."""
+    return connection.execute(select(table)).all() if inspect(connection).has_table(table.name) else []
 
 
 def _user() -> str:

@@ -76,7 +76,7 @@ def plan_source(
     info = open_source_store(data_dir, source.name, settings.store.shards)
     covered = recover_outbox(data_dir, source.name)
     compiled = registered.compile()
-    initial = {view.name: _first_fences(view, topic) for view in compiled}
+    initial = {view.spec.name: _first_fences(view, topic) for view in registered.views}
     fences = read_fences(data_dir, source.name, info.shards, compiled, topic, initial, covered)
     for folder in outbox_dirs(data_dir, source.name):
         finish_recovery(folder)
@@ -107,8 +107,8 @@ def plan_source(
     )
 
 
-def _first_fences(view: CompiledView, topic: TopicInfo) -> dict[int, Fence]:
-    latest = view.spec.start == "latest"
+def _first_fences(view: RegisteredView, topic: TopicInfo) -> dict[int, Fence]:
+    latest = view.start == "latest"
     return {partition: Fence(high if latest else low, NO_TIME) for partition, (low, high) in topic.partitions.items()}
 
 

@@ -72,6 +72,7 @@ def test_a_view_that_was_reset_is_computed_again_beside_what_it_was(any_topic: T
         "view": "card_activity",
         "version": 2,
         "before": 1,
+        "from": "earliest",
     }
     project.run_until_end()
     assert_same_stores(before, read_stores(project))

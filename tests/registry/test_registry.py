@@ -162,6 +162,23 @@ def test_apply_never_drops_a_view(registry: Registry) -> None:
     assert [found.spec.name for found in registry.views()] == ["a", "b"]
 
 
+def test_a_version_that_was_reset_begins_where_it_was_told_and_the_next_as_its_definition_says(
+    registry: Registry, path: Path
+) -> None:
+    apply(registry, view(start="earliest"))
+    # A registry of before, which has no table for it.
+    with sqlite3.connect(path) as before:
+        before.execute("DROP TABLE version_starts")
+    assert registry.view("activity").start == "earliest"
+    assert registry.begin_anew("activity", "latest").start == "latest"
+    assert registry.view("activity").spec.start == "earliest"
+    assert [found.start for found in registry.views()] == ["latest"]
+    apply(registry, view(features=(count(2),), start="earliest"))
+    found = registry.view("activity")
+    assert (found.version, found.start) == (3, "earliest")
+    assert registry.begin_anew("activity").start == "earliest"
+
+
 # Plans
 
 
