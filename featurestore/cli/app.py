@@ -15,6 +15,7 @@ from featurestore.cli import (
     get,
     init,
     late,
+    materialize,
     offline,
     plan,
     produce,
@@ -59,6 +60,7 @@ app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
 app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("materialize", epilog=materialize.EXAMPLES)(materialize.materialize)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("get", epilog=get.EXAMPLES)(get.get)
 app.command("broker", epilog=broker.EXAMPLES)(broker.broker)

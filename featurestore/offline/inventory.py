@@ -10,6 +10,7 @@ import msgspec
 
 from featurestore.batches import ARRIVAL_TIME, EVENT_TIME
 from featurestore.offline import layout
+from featurestore.offline.batch_rows import EVENT_TIMESTAMP
 from featurestore.offline.layout import DEAD_LETTER, EVENTS, LATE, Kind
 from featurestore.offline.snapshots import WINDOW_END
 from featurestore.offline.tables import read_figures
@@ -41,7 +42,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, str]]:
         yield folder, EVENT_TIME
     for folder in sorted((root / layout.FEATURES).glob("*/v*/*")):
         if folder.is_dir():
-            yield folder, WINDOW_END
+            yield folder, EVENT_TIMESTAMP if folder.name == layout.BATCH else WINDOW_END
     for folder in _kind_folders(root, LATE):
         yield folder, EVENT_TIME
     for folder in _kind_folders(root, DEAD_LETTER):

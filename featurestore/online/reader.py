@@ -26,6 +26,7 @@ from featurestore.compute.windows import TileIndex
 from featurestore.definitions.specs import Scalar
 from featurestore.errors import StoreError
 from featurestore.online import layout
+from featurestore.online.layout import StoredView
 from featurestore.online.rocks import open_secondary, our_error, read_cache, rocks_errors
 from featurestore.online.rows import RowDecoder
 from featurestore.online.scratch import ScratchFolder
@@ -206,7 +207,7 @@ class OnlineReader:
         the point-in-time join's job.
         """
         plan = self._plan(view, features)
-        rows = plan.decoder.decode(self._fetch(view, keys))
+        rows = plan.decoder.decode(self.fetch(view, keys))
         newest = rows.newest_us.tolist()
         standing = _standing(newest, rows.tiles, as_of_us, view.spec.ttl_us)
         values = plan.joint.values(TileIndex(rows.tiles, len(keys)), len(keys), as_of_us)
@@ -216,6 +217,10 @@ class OnlineReader:
             present: list[Status] = ["PRESENT"] * len(keys)
             columns = {name: _known_column(values[name], present) for name in features}
         return ViewRead(columns, [0 if time == NO_TIME else time for time in newest])
+
+    def get_value(self, key: bytes) -> bytes | None:
+        """A stored value of the first shard; for stores that have but one."""
+        return self._shards[0].get([key])[0]
 
     def close(self) -> None:
         """Close the shards and remove the scratch folder."""
@@ -235,8 +240,8 @@ class OnlineReader:
             plan = self._plans[key] = _ReadPlan(joint, decoder, defaults)
         return plan
 
-    def _fetch(self, view: CompiledView, keys: Sequence[str | None]) -> list[bytes | None]:
-        """Stored rows of encoded keys, with one multi-get a shard (sorting its keys first gains nothing here)."""
+    def fetch(self, view: StoredView, keys: Sequence[str | None]) -> list[bytes | None]:
+        """Stored rows of encoded keys, None for no key; one multi-get a shard (sorting them gains nothing)."""
         shards = self._shards
         prefix = layout.row_prefix(view)
         if len(keys) == 1 and keys[0] is not None:
