@@ -17,7 +17,7 @@ import msgspec
 import polars as pl
 import structlog
 
-from featurestore.batch.conform import CREATED_US, EVENT_US, KEY
+from featurestore.batch.conform import CREATED_US, EVENT_US
 from featurestore.batch.rows import SourceRun
 from featurestore.compile.batch import CompiledBatchView
 from featurestore.durations import format_instant
@@ -28,7 +28,6 @@ from featurestore.offline.batch_rows import (
     EVENT_TIMESTAMP,
     PART_ROWS,
     BatchRowsWriter,
-    batch_schema,
 )
 from featurestore.online.batch_store import BatchState, BatchStore, Interval
 from featurestore.online.source_store import lock_source
@@ -128,15 +127,17 @@ class Materializer:
             crash_point=self.crash_point,
         )
         seen = store.seen_files()
-        source = SourceRun(view, self.base_dir, interval, store.state.since_us, seen)
+        source = SourceRun(view, self.base_dir, interval, store.state, seen)
         read = null_keys = null_times = changed = 0
         for batch in source.batches():
             read += batch.read
             null_keys += batch.null_keys
             null_times += batch.null_times
-            if len(batch.rows):
-                writer.write(_offline_rows(view, batch.rows), batch.maybe_stored)
-                changed += store.merge(batch.rows.select(KEY, EVENT_US, CREATED_US, *view.features))
+            # What is stored already must not come again under a later time of creation, in neither store.
+            rows = writer.new_rows(_with_instants(batch.rows), batch.maybe_stored)
+            if len(rows):
+                writer.write(rows)
+                changed += store.merge(rows)
                 self.crash_point("merged")
             self.progress(read)
         writer.finish()
@@ -178,16 +179,20 @@ def _next(state: BatchState, to_us: int, started_us: int) -> Interval:
 def _after(state: BatchState, interval: Interval, now_us: int) -> BatchState:
     """The state once an interval is done. An interval that does not begin where the last one ended leaves a gap, and
     so does not move the end."""
-    since_us, until_us = state.since_us, state.until_us
+    since_us, until_us, ahead_us = state.since_us, state.until_us, state.ahead_us
     if until_us is None:
         since_us, until_us = interval.from_us, interval.to_us
     elif interval.from_us is None or interval.from_us <= until_us:
         until_us = max(until_us, interval.to_us)
-    return msgspec.structs.replace(state, running=None, since_us=since_us, until_us=until_us, finished_us=now_us)
+    else:
+        ahead_us = max(ahead_us or interval.to_us, interval.to_us)
+    return msgspec.structs.replace(
+        state, running=None, since_us=since_us, until_us=until_us, ahead_us=ahead_us, finished_us=now_us
+    )
 
 
-def _offline_rows(view: CompiledBatchView, rows: pl.DataFrame) -> pl.DataFrame:
+def _with_instants(rows: pl.DataFrame) -> pl.DataFrame:
     instant = pl.Datetime("us", "UTC")
     return rows.with_columns(
         pl.col(EVENT_US).cast(instant).alias(EVENT_TIMESTAMP), pl.col(CREATED_US).cast(instant).alias(CREATED_TIMESTAMP)
-    ).select(list(batch_schema(view)))
+    )

@@ -15,7 +15,7 @@ from featurestore.batch.sql import read_query
 from featurestore.batches import NO_TIME
 from featurestore.compile.batch import CompiledBatchView
 from featurestore.definitions.specs import FileSourceSpec
-from featurestore.online.batch_store import Interval, SeenFile
+from featurestore.online.batch_store import BatchState, Interval, SeenFile
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def check_source(view: CompiledBatchView, base_dir: Path) -> None:
 class SourceRun:
     """Reads a view's source for one interval. files: after the end of `batches`, every file as it was then.
 
-    seen: files as they were when they were last read whole. An incremental run reads those that are new or changed
-    whole, and of the others the rows whose time has come meanwhile.
+    state: of the view before the run. seen: files as they were when they were last read whole. An incremental run
+    reads those that are new or changed whole, and of the others the rows whose time has come meanwhile.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class SourceRun:
         view: CompiledBatchView,
         base_dir: Path,
         interval: Interval,
-        since_us: int | None,
+        state: BatchState,
         seen: Mapping[str, SeenFile],
     ) -> None:
         self._view = view
         self._base_dir = base_dir
         self._interval = interval
-        self._since_us = since_us
+        self._state = state
         self._seen = seen
         self.files: dict[str, SeenFile] = {}
 
@@ -109,11 +109,12 @@ class SourceRun:
         known = converted.rows.select(known_us().alias("known")).to_series()
         interval = self._interval
         wanted = known < interval.to_us
-        first_us = self._since_us if whole else interval.from_us
+        first_us = self._state.since_us if whole else interval.from_us
         if first_us is not None:
             wanted &= known >= first_us
         # What was known before the interval came late, or was materialized before; in a backfill any row may have been.
-        late = known < interval.from_us if interval.from_us is not None else known < NO_TIME
+        written = [us for us in (interval.from_us, self._state.ahead_us) if us is not None]
+        late = known < max(written, default=NO_TIME)
         if not interval.incremental:
             late = known == known
         rows = converted.rows.filter(wanted).with_columns(pl.col(CREATED_US).fill_null(interval.started_us))

@@ -71,11 +71,29 @@ class BatchRowsWriter:
         self.parts: list[Path] = []
         self.rows = 0
 
-    def write(self, rows: pl.DataFrame, maybe_stored: pl.Series) -> None:
-        """Take rows of `batch_schema`. maybe_stored: Boolean, which may lie in files of other intervals; if so, they
-        are left out."""
-        if self._others and maybe_stored.any():
-            rows = self._without_stored(rows.with_row_index("_row"), maybe_stored).drop("_row")
+    def new_rows(self, rows: pl.DataFrame, maybe_stored: pl.Series) -> pl.DataFrame:
+        """The rows that no file of another interval holds, in their order; what is to be written, to either store.
+
+        rows: columns of `batch_schema` and others. maybe_stored: Boolean, rows to look for; the others are new. Reads
+        the files of their span of time. Times of creation count only where the source tells them.
+        """
+        if not self._others or not maybe_stored.any():
+            return rows
+        same = [*self._view.key_names, *self._view.features, EVENT_TIMESTAMP]
+        if self._view.spec.source.created_time is not None:
+            same.append(CREATED_TIMESTAMP)
+        asked = rows.with_row_index("_row").filter(maybe_stored)
+        times = asked[EVENT_TIMESTAMP]
+        span = pl.col(EVENT_TIMESTAMP).is_between(pl.lit(times.min()), pl.lit(times.max()))
+        stored = _scan(self._view, self._others).filter(span).select(same)
+        wanted = asked.lazy().select(same).unique()
+        found = stored.join(wanted, on=same, how="semi", nulls_equal=True).unique().collect(engine="streaming")
+        written = asked.join(found, on=same, how="semi", nulls_equal=True).select("_row")
+        return rows.with_row_index("_row").join(written, on="_row", how="anti", maintain_order="left").drop("_row")
+
+    def write(self, rows: pl.DataFrame) -> None:
+        """Take rows with the columns of `batch_schema`, and others."""
+        rows = rows.select(list(batch_schema(self._view)))
         while len(rows):
             room = self._part_rows - self._waiting_rows
             self._waiting.append(rows.head(room))
@@ -121,20 +139,6 @@ class BatchRowsWriter:
         return stored.drop(created).equals(rows.drop(created)) and bool(
             (~told | (stored[created] == rows[created])).all()
         )
-
-    def _without_stored(self, rows: pl.DataFrame, maybe_stored: pl.Series) -> pl.DataFrame:
-        """The rows that no file of another interval holds, in their order. Reads the files of their span of time."""
-        same = [*self._view.key_names, *self._view.features, EVENT_TIMESTAMP]
-        if self._view.spec.source.created_time is not None:
-            same.append(CREATED_TIMESTAMP)
-        asked = rows.filter(maybe_stored)
-        times = asked[EVENT_TIMESTAMP]
-        span = pl.col(EVENT_TIMESTAMP).is_between(pl.lit(times.min()), pl.lit(times.max()))
-        stored = _scan(self._view, self._others).filter(span).select(same)
-        wanted = asked.lazy().select(same).unique()
-        found = stored.join(wanted, on=same, how="semi", nulls_equal=True).unique().collect(engine="streaming")
-        written = asked.join(found, on=same, how="semi", nulls_equal=True)
-        return rows.join(written.select("_row"), on="_row", how="anti", maintain_order="left")
 
 
 def _files(root: Path, view: CompiledBatchView) -> list[Path]:

@@ -48,12 +48,14 @@ class SeenFile(msgspec.Struct, frozen=True, array_like=True):
 class BatchState(msgspec.Struct, frozen=True):
     """How far a batch view is materialized. until_us: rows known before are in both stores, None before the first run.
 
-    since_us: rows known before were left out on purpose. running: an interval that was begun and not finished.
-    newest_us: largest event time stored, NO_TIME without rows.
+    since_us: rows known before were left out on purpose. ahead_us: end of what a backfill materialized beyond
+    until_us. running: an interval that was begun and not finished. newest_us: largest event time stored, NO_TIME
+    without rows. finished_us: when the last run ended.
     """
 
     until_us: int | None = None
     since_us: int | None = None
+    ahead_us: int | None = None
     running: Interval | None = None
     newest_us: int = NO_TIME
     entities: int = 0
