@@ -101,9 +101,16 @@ def _told(url: URL) -> Iterator[None]:
     except NoSuchModuleError as error:
         raise ConfigError(f"{shown}: SQLAlchemy knows no such database: {error}") from error
     except OperationalError as error:
+        # SQLite calls a wrong query operational, too.
+        if url.get_backend_name() == "sqlite" and "locked" not in str(error):
+            raise _refused(shown, error) from error
         raise SourceUnavailableError(f"{shown}: {_line(error)}") from error
     except SQLAlchemyError as error:
-        raise SourceError(f"{shown}: {_line(error)}", hint="check the query of the SQLSource") from error
+        raise _refused(shown, error) from error
+
+
+def _refused(shown: str, error: SQLAlchemyError) -> SourceError:
+    return SourceError(f"{shown}: {_line(error)}", hint="check the query of the SQLSource")
 
 
 def _line(error: SQLAlchemyError) -> str:

@@ -75,21 +75,29 @@ class BatchRowsWriter:
         """The rows that no file of another interval holds, in their order; what is to be written, to either store.
 
         rows: columns of `batch_schema` and others. maybe_stored: Boolean, rows to look for; the others are new. Reads
-        the files of their span of time. Times of creation count only where the source tells them.
+        the files of their span of time. A row whose creation the source does not tell is found by its values alone.
         """
         if not self._others or not maybe_stored.any():
             return rows
         same = [*self._view.key_names, *self._view.features, EVENT_TIMESTAMP]
-        if self._view.spec.source.created_time is not None:
-            same.append(CREATED_TIMESTAMP)
         asked = rows.with_row_index("_row").filter(maybe_stored)
         times = asked[EVENT_TIMESTAMP]
         span = pl.col(EVENT_TIMESTAMP).is_between(pl.lit(times.min()), pl.lit(times.max()))
-        stored = _scan(self._view, self._others).filter(span).select(same)
-        wanted = asked.lazy().select(same).unique()
-        found = stored.join(wanted, on=same, how="semi", nulls_equal=True).unique().collect(engine="streaming")
-        written = asked.join(found, on=same, how="semi", nulls_equal=True).select("_row")
-        return rows.with_row_index("_row").join(written, on="_row", how="anti", maintain_order="left").drop("_row")
+        found = (
+            _scan(self._view, self._others)
+            .filter(span)
+            .join(asked.lazy().select(same).unique(), on=same, how="semi", nulls_equal=True)
+            .select(*same, CREATED_TIMESTAMP)
+            .unique()
+            .collect(engine="streaming")
+        )
+        told = pl.col(CREATED_TIMESTAMP).dt.epoch("us") != self._started_us
+        written = [
+            asked.filter(told).join(found, on=[*same, CREATED_TIMESTAMP], how="semi", nulls_equal=True),
+            asked.filter(~told).join(found, on=same, how="semi", nulls_equal=True),
+        ]
+        stored = pl.concat(part.select("_row") for part in written)
+        return rows.with_row_index("_row").join(stored, on="_row", how="anti", maintain_order="left").drop("_row")
 
     def write(self, rows: pl.DataFrame) -> None:
         """Take rows with the columns of `batch_schema`, and others."""
