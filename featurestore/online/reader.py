@@ -73,22 +73,25 @@ class _ShardReader:
         self._opened = 0
         self._lock = threading.Lock()
         self._seen: object = None
-        self._db, self._manifest = self._open()
+        self._db, self._manifest, self._logs = self._open()
 
     def refresh(self) -> bool:
         """Catch up with the primary when its files changed; whether they had."""
         files = _growing_files(self._path)
         if files == self._seen:
             return False
-        if _manifest(self._path) == self._manifest:
+        logs = _logs(files)
+        if _manifest(self._path) == self._manifest and self._logs <= logs:
+            self._logs = logs
             with self._lock, rocks_errors(self._path):
                 self._db.try_catch_up_with_primary()
         else:
-            # The primary was opened anew, which moves its log into a table. A secondary that had not read the
-            # log's last records would go on answering from its memory, which it asks before the tables.
-            db, manifest = self._open()
+            # The primary moved a log into a table, as it does when it is opened, when it is closed and when its memory
+            # is full. A secondary that had not read the log's last records would go on answering from its memory, which
+            # it asks before the tables.
+            db, manifest, logs = self._open()
             with self._lock:
-                old, self._db, self._manifest = self._db, db, manifest
+                old, self._db, self._manifest, self._logs = self._db, db, manifest, logs
             old.close()
             shutil.rmtree(self._scratch_folder(self._opened - 1), ignore_errors=True)
         self._seen = files
@@ -108,10 +111,11 @@ class _ShardReader:
     def close(self) -> None:
         self._db.close()
 
-    def _open(self) -> tuple[rocksdict.Rdict, str]:
-        manifest = _manifest(self._path)
+    def _open(self) -> tuple[rocksdict.Rdict, str, set[str]]:
+        # Looked at before: what happens while it is being opened is seen by the next refresh.
+        manifest, logs = _manifest(self._path), _logs(_growing_files(self._path))
         self._opened += 1
-        return open_secondary(self._path, self._scratch_folder(self._opened), self._cache), manifest
+        return open_secondary(self._path, self._scratch_folder(self._opened), self._cache), manifest, logs
 
     def _scratch_folder(self, opened: int) -> Path:
         return self._scratch.with_name(f"{self._scratch.name}-{opened}")
@@ -137,6 +141,11 @@ def _growing_files(path: Path) -> list[tuple[str, int]]:
                 elif entry.name.endswith(".log") or entry.name.startswith("MANIFEST"):
                     files.append((entry.name, entry.stat().st_size))
     return sorted(files)
+
+
+def _logs(files: list[tuple[str, int]]) -> set[str]:
+    """Names of the write-ahead logs among `_growing_files`."""
+    return {name for name, _ in files if name.endswith(".log")}
 
 
 class OnlineReader:
