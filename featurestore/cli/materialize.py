@@ -158,8 +158,8 @@ def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "li
 
 
 def _is_module(target: str) -> bool:
-    """Whether a target is meant as a module: it has a dot or a slash, or lies here under that name."""
-    return not _NAME.fullmatch(target) or Path(f"{target}.py").exists() or Path(target).is_dir()
+    """Whether a target is meant as a module: it has a dot or a slash, or can be imported from here."""
+    return not _NAME.fullmatch(target) or Path(f"{target}.py").exists() or Path(target, "__init__.py").exists()
 
 
 def _show(done: "Sequence[Materialized]") -> None:
