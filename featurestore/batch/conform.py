@@ -29,8 +29,21 @@ _TAKES: Mapping[str, tuple[type[pl.DataType], ...]] = {
 _TIMES = (pl.Datetime, pl.Date, *_INTEGERS, *_TEXTS)
 # Databases without the type: SQLite has no truth values, PostgreSQL's numeric may be a whole number.
 _ALSO_FROM_SQL: Mapping[str, tuple[type[pl.DataType], ...]] = {"Boolean": _INTEGERS, "Int64": (pl.Decimal,)}
-_TIME_TEXTS = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z")
-_NAIVE_TIME_TEXTS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
+_TEXT = pl.col("text")
+# How an instant may be written, as expressions that are null for any other text: with a zone, in UTC without one, a
+# date, milliseconds since the epoch.
+_TEXT_FORMS = (
+    *(
+        _TEXT.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False).dt.epoch("us")
+        for form in ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z")
+    ),
+    *(
+        _TEXT.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("us")
+        for form in ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
+    ),
+    _TEXT.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.epoch("us"),
+    pl.when(_TEXT.str.contains(r"^\d{11,15}$")).then(_TEXT).cast(pl.Int64, strict=False) * 1_000,
+)
 
 
 @dataclass(frozen=True)
@@ -138,19 +151,15 @@ def _instant_us(values: pl.Series, what: str) -> pl.Series:
         out = (out * 1_000).set(out.abs() > 2**53, None)
         _refuse_lost(values, out, f"{what} holds", "which is no instant in milliseconds since the epoch")
         return out
-    text = pl.col("text")
-    parsed = pl.coalesce(
-        *(text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False) for form in _TIME_TEXTS),
-        *(
-            text.str.to_datetime(form, time_unit="us", strict=False).dt.replace_time_zone("UTC")
-            for form in _NAIVE_TIME_TEXTS
-        ),
-        text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
-    ).dt.epoch("us")
-    milliseconds = pl.when(text.str.contains(r"^\d{11,15}$")).then(text).cast(pl.Int64, strict=False) * 1_000
-    frame = values.cast(pl.String).str.strip_chars().alias("text").to_frame()
-    frame = frame.with_columns(text.str.replace(r"^(\d{4}-\d{2}-\d{2}) ", "${1}T").str.replace(r"[zZ]$", "+00:00"))
-    out = frame.select(pl.coalesce(parsed, milliseconds)).to_series()
+    text = values.cast(pl.String).str.strip_chars().alias("text").to_frame()
+    text = text.with_columns(
+        pl.col("text").str.replace(r"^(\d{4}-\d{2}-\d{2}) ", "${1}T").str.replace(r"[zZ]$", "+00:00")
+    )
+    out = pl.Series([None], dtype=pl.Int64).new_from_index(0, len(values))
+    for form in _TEXT_FORMS:
+        # Most often the first one that fits any row fits all.
+        if out.null_count() > values.null_count():
+            out = text.select(pl.coalesce(out, form)).to_series()
     _refuse_lost(values, out, f"{what} holds", "which is no ISO 8601 instant")
     return out
 
