@@ -16,6 +16,7 @@ IN_A_PROJECT = (
     "docs/how-to/read-features.md",
     "docs/how-to/offline-data.md",
     "docs/how-to/operate.md",
+    "docs/how-to/batch-features.md",
 )
 
 # What the how-to pages take for granted: the example project with events of the last ten minutes, and a server.
