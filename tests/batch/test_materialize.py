@@ -182,6 +182,16 @@ def test_an_interval_done_again_writes_the_same_files(project: Project, created:
     assert project.files(view) == before
 
 
+def test_an_interval_done_again_over_fewer_rows_leaves_none_of_the_others(project: Project):
+    view = compiled()
+    project.part_rows = 2
+    write(project, "1", *(Row("a", at, at, at) for at in range(6)))
+    project.materialize(view, 20, begin=0, end=9)
+    write(project, "1", Row("a", 1, 1, 1))
+    project.materialize(view, 21, begin=0, end=9)
+    assert project.rows(view)["credit"].to_list() == [1]
+
+
 def test_an_older_row_never_overwrites_a_newer_one(project: Project):
     view = compiled()
     write(project, "1", Row("a", 5, 50, 5))

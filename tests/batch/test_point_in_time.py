@@ -122,3 +122,17 @@ def test_before_anything_is_materialized_nothing_is_known(tmp_path: Path):
     assert joined.schema == {"credit": pl.Int64}
     assert joined["credit"].to_list() == [None]
     assert join_batch_view(tmp_path, view, spine.clear()).height == 0
+
+
+def test_a_row_at_exactly_the_instant_does_not_count(tmp_path: Path):
+    view = compiled()
+    project = Project(tmp_path)
+    write_rows(tmp_path / "rows" / "1.parquet", [Row("a", 1, 10, 1), Row("a", 2, 20, 3)])
+    project.materialize(view, 10)
+    instants = (1, 1.5, 2, 2.5, 3, 3.5)
+    spine = pl.DataFrame({"card_id": ["a"] * len(instants), "t_us": [hours(at) for at in instants]})
+    for knowledge, credit in (
+        ("event", [None, 10, 10, 20, 20, 20]),
+        ("arrival", [None, 10, 10, 10, 10, 20]),
+    ):
+        assert join_batch_view(project.data / "offline", view, spine, knowledge=knowledge)["credit"].to_list() == credit
