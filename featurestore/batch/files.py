@@ -47,9 +47,8 @@ class SourceFiles:
         except (OSError, pa.ArrowException) as error:
             raise SourceUnavailableError(f"source {spec.path} can't be listed: {_line(error)}") from error
         if not self.files:
-            raise SourceUnavailableError(
-                f"source {spec.path}: no file matches", hint=f"a relative path is looked for from {base_dir}"
-            )
+            looked_for = None if "://" in spec.path else f"a relative path is looked for from {base_dir}"
+            raise SourceUnavailableError(f"source {spec.path}: no file matches", hint=looked_for)
 
     def schema(self, file: FoundFile) -> dict[str, pl.DataType]:
         """Columns of a file and their dtypes; of CSV all are String. Raises SourceError."""

@@ -86,6 +86,9 @@ def test_views_by_name_by_module_and_both(project: Path):
         ("limits", 2, False),
         ("tiers", 0, False),
     ]
+    (dataset,) = answer(project, "offline", "ls")["datasets"]
+    assert (dataset["dataset"], dataset["rows"]) == ("features/limits/v1/batch", 2)
+    assert (dataset["time_column"], dataset["latest"]) == ("event_timestamp", "2026-01-02T00:00:00Z")
     assert status[0]["newest_row"] == "2026-01-02T00:00:00Z"
     assert status[1]["materialized_until"] is None
     assert "featurestore materialize tiers" in command(project, "status").stdout
