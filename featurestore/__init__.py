@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from featurestore.definitions import agg
+    from featurestore.definitions.batch import BatchFeatureView, Field, FileSource, SQLSource
     from featurestore.definitions.entity import Entity
     from featurestore.definitions.source import KafkaSource
     from featurestore.definitions.view import StreamFeatureView
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BatchFeatureView": "definitions.batch",
     "Entity": "definitions.entity",
     "FeatureStore": "feature_store",
+    "Field": "definitions.batch",
+    "FileSource": "definitions.batch",
     "KafkaSource": "definitions.source",
+    "SQLSource": "definitions.batch",
     "StreamFeatureView": "definitions.view",
     "hopping": "definitions.windows",
     "lifetime": "definitions.windows",
@@ -30,9 +35,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "BatchFeatureView",
     "Entity",
     "FeatureStore",
+    "Field",
+    "FileSource",
     "KafkaSource",
+    "SQLSource",
     "StreamFeatureView",
     "agg",
     "hopping",

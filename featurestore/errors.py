@@ -6,7 +6,8 @@ FeatureStoreError
 ├── ConfigError                the operator: a setting is wrong or missing
 ├── RegistryError              the operator: the registry can't do what was asked
 │   └── PlanRequiredError      the operator: definitions differ from what is applied; see the plan
-├── SourceError                the operator: Kafka
+├── SourceError                the operator: Kafka, or the files or database of a batch view
+│   ├── SourceUnavailableError     a batch view's source can't be reached; trying again helps
 │   ├── BrokerUnavailableError     trying again helps
 │   ├── TopicNotFoundError         trying again helps once the topic exists
 │   ├── SchemaRegistryUnavailableError  trying again helps
@@ -73,7 +74,13 @@ class PlanRequiredError(RegistryError):
 
 
 class SourceError(FeatureStoreError):
-    """Kafka can't give what a source needs."""
+    """A source can't give what is needed."""
+
+
+class SourceUnavailableError(SourceError):
+    """The files or the database of a batch view can't be reached."""
+
+    retryable = True
 
 
 class BrokerUnavailableError(SourceError):

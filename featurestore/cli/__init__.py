@@ -1,7 +1,7 @@
 """The command line: a file for each command, tables for people, `--json` for programs, errors on stderr.
 
-Exit codes: 0 done, 1 an error of ours told with its hint, 2 wrong usage, 130 interrupted. Anything else is a
-bug and shows its stack.
+Exit codes: 0 done, 1 an error of ours told with its hint, 2 wrong usage, 130 interrupted; `materialize` ends with 75
+when trying again helps. Anything else is a bug and shows its stack.
 """
 
 from __future__ import annotations

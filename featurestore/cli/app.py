@@ -16,6 +16,7 @@ from featurestore.cli import (
     get,
     init,
     late,
+    materialize,
     offline,
     plan,
     produce,
@@ -64,6 +65,7 @@ app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("backfill", epilog=backfill.EXAMPLES)(backfill.backfill)
 app.command("training-set", epilog=training_set.EXAMPLES)(training_set.training_set)
+app.command("materialize", epilog=materialize.EXAMPLES)(materialize.materialize)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("get", epilog=get.EXAMPLES)(get.get)
 app.command("broker", epilog=broker.EXAMPLES)(broker.broker)

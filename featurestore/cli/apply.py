@@ -2,7 +2,7 @@
 
 from featurestore.cli.options import DataDir, Json, Modules, load_settings
 from featurestore.cli.output import print_json, print_line
-from featurestore.cli.plan import plan_document, registry_path, resolve_modules
+from featurestore.cli.plan import check_batch_sources, plan_document, registry_path, resolve_modules
 
 EXAMPLES = "Example: [bold]featurestore apply pipelines.transactions[/bold]"
 
@@ -16,6 +16,7 @@ def apply(modules: Modules, data_dir: DataDir = None, json: Json = False) -> Non
 
     settings = load_settings(data_dir)
     resolved = resolve_modules(modules)
+    check_batch_sources(resolved)
     registry = Registry.open(registry_path(settings))
     try:
         planned = registry.plan(resolved)

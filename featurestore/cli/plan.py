@@ -21,6 +21,7 @@ def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None
 
     settings = load_settings(data_dir)
     resolved = resolve_modules(modules)
+    check_batch_sources(resolved)
     path = registry_path(settings)
     with tempfile.TemporaryDirectory(prefix="featurestore-plan-") as empty:
         # Where there is no registry yet, an empty one elsewhere stands for it: a plan writes nothing.
@@ -42,6 +43,25 @@ def resolve_modules(modules: list[str]) -> "ResolvedDefinitions":
 
     directory = Path.cwd()
     return resolve_all(load_definitions(modules, directory), directory)
+
+
+def check_batch_sources(resolved: "ResolvedDefinitions") -> None:
+    """Check batch views against the columns of their files; those that can't be reached now are told on stderr.
+
+    Raises SchemaError, SourceError.
+    """
+    import typer
+
+    from featurestore.errors import SourceUnavailableError
+
+    for spec in resolved.batch_views.values():
+        from featurestore.batch.rows import check_source
+        from featurestore.compile.batch import CompiledBatchView
+
+        try:
+            check_source(CompiledBatchView(0, 0, spec), Path.cwd())
+        except SourceUnavailableError as error:
+            typer.echo(f"view '{spec.name}' is not checked against its source: {error.message}", err=True)
 
 
 def registry_path(settings: "Settings") -> Path:

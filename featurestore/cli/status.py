@@ -10,7 +10,7 @@ from featurestore.cli.output import format_bytes, print_json, print_line, print_
 
 if TYPE_CHECKING:
     from featurestore.cli.disk_report import DiskReport
-    from featurestore.cli.status_report import SourceStatus, ViewStatus
+    from featurestore.cli.status_report import SourceStatus, StatusReport, ViewStatus
 
 EXAMPLES = (
     "Examples: [bold]featurestore status[/bold]   [bold]featurestore status --json[/bold]   "
@@ -26,7 +26,7 @@ def status(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Show lag, counts, watermark and freshness of each source and view.
+    """Show lag, counts, watermark and freshness of each source and view, and how far batch views are materialized.
 
     Counts are those of the stores: what workers have committed and archived so far, over all their runs; a running
     worker's archive is some seconds old. Lag is what not all views have applied.
@@ -45,9 +45,17 @@ def status(
     if json:
         print_json(report)
         return
-    if not report.sources:
+    if not report.sources and not report.batch_views:
         print_line("nothing is applied yet: featurestore apply MODULE")
-        return
+    if report.sources:
+        _show_streams(report)
+    if report.sources and report.batch_views:
+        print_line("")
+    if report.batch_views:
+        _show_batch_views(report)
+
+
+def _show_streams(report: "StatusReport") -> None:
     print_table(
         ["source", "generation", "partitions", "lag", "read", "accepted", "too late", "dead letters"],
         [_source_row(source) for source in report.sources],
@@ -104,6 +112,21 @@ def _print_disk(disk: "DiskReport") -> None:
     for view in disk.views:
         if any(not version.current for version in view.versions):
             print_line(f"  {view.name}: old versions can be removed: featurestore view purge {view.name}")
+
+
+def _show_batch_views(report: "StatusReport") -> None:
+    print_table(
+        ["batch view", "version", "source", "entities", "materialized until", "newest row", "freshness"],
+        [
+            [v.name, v.version, v.source, v.entities, v.materialized_until, v.newest_row, _age(v.freshness_s)]
+            for v in report.batch_views
+        ],
+    )
+    for view in report.batch_views:
+        if view.unfinished:
+            print_line(f"  {view.name}: a run has begun and not ended: the next one finishes it")
+        elif view.materialized_until is None:
+            print_line(f"  {view.name}: nothing is materialized yet: featurestore materialize {view.name}")
 
 
 def _source_row(source: "SourceStatus") -> list[object]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from featurestore.batches import NO_TIME
+from featurestore.cli.batch_status import BatchViewStatus, batch_status
 from featurestore.cli.disk_report import DiskReport
 from featurestore.cli.options import require_data_dir
 from featurestore.compile.view import CompiledView, compile_view
@@ -94,6 +95,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     data_dir: str
     sources: list[SourceStatus]
     views: list[ViewStatus]
+    batch_views: list[BatchViewStatus]
     disk: DiskReport | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -103,6 +105,7 @@ def collect_status(settings: Settings) -> StatusReport:
     registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
     try:
         views, paused = registry.views(), registry.paused()
+        batch_views = registry.batch_views()
         sources = {name: registry.source(name) for name in sorted({view.spec.source for view in views})}
     finally:
         registry.close()
@@ -117,7 +120,8 @@ def collect_status(settings: Settings) -> StatusReport:
         status = _source_status(data_dir, source, topics[name], running or states)
         source_statuses.append(status)
         view_statuses += [_view_status(data_dir, view, states[view.spec.name], status, paused) for view in mine]
-    return StatusReport(str(data_dir), source_statuses, view_statuses)
+    batch = [batch_status(data_dir, view) for view in batch_views]
+    return StatusReport(str(data_dir), source_statuses, view_statuses, batch)
 
 
 def read_states(data_dir: Path, source: SourceSpec, views: Sequence[RegisteredView]) -> dict[str, list[ViewState]]:

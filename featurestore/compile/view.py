@@ -150,6 +150,11 @@ class CompiledView:
         return self.spec.name
 
     @property
+    def store(self) -> str:
+        """The online store that holds its rows: its source's."""
+        return self.spec.source
+
+    @property
     def head_us(self) -> int:
         return self.levels[0].granularity_us
 

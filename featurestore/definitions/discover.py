@@ -10,12 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from featurestore.definitions.batch import BatchFeatureView
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.source import KafkaSource
 from featurestore.definitions.view import StreamFeatureView
 from featurestore.errors import DefinitionError, FeatureStoreError
 
-Defined = TypeVar("Defined", Entity, KafkaSource, StreamFeatureView)
+Defined = TypeVar("Defined", Entity, KafkaSource, StreamFeatureView, BatchFeatureView)
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Definitions:
     entities: dict[str, Entity] = field(default_factory=dict)
     sources: dict[str, KafkaSource] = field(default_factory=dict)
     views: dict[str, StreamFeatureView] = field(default_factory=dict)
+    batch_views: dict[str, BatchFeatureView] = field(default_factory=dict)
 
 
 def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
@@ -37,23 +39,33 @@ def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
     for name in modules:
         module = _import(name, base_dir)
         views = [value for value in vars(module).values() if isinstance(value, StreamFeatureView)]
-        if not views:
+        batch_views = [value for value in vars(module).values() if isinstance(value, BatchFeatureView)]
+        if not views and not batch_views:
             _check_is_the_file(module, name, base_dir)
             raise DefinitionError(
                 f"module {name} defines no feature view",
-                hint="assign a StreamFeatureView to a module-level name",
+                hint="assign a StreamFeatureView or BatchFeatureView to a module-level name",
             )
         for view in views:
             _add(found.views, view, "view", name)
             _add(found.sources, view.source, "source", name)
             for entity in view.entities:
                 _add(found.entities, entity, "entity", name)
+        for batch_view in batch_views:
+            _add(found.batch_views, batch_view, "view", name)
+            for entity in batch_view.entities:
+                _add(found.entities, entity, "entity", name)
+        for shared in found.views.keys() & found.batch_views.keys():
+            raise DefinitionError(
+                f"module {name}: view '{shared}' is defined twice, as a stream view and as a batch view",
+                hint="give each a name of its own",
+            )
     return found
 
 
 def _add(known: dict[str, Defined], value: Defined, kind: str, module: str) -> None:
     other = known.setdefault(value.name, value)
-    if other is not value and (isinstance(value, StreamFeatureView) or other != value):
+    if other is not value and (isinstance(value, StreamFeatureView | BatchFeatureView) or other != value):
         raise DefinitionError(
             f"module {module}: {kind} '{value.name}' is defined twice, differently",
             hint="give each a name of its own",

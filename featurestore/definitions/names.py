@@ -33,6 +33,8 @@ RESERVED_COLUMNS = frozenset(
         "_tile_start",
         "_late",
         "_newest",
+        "_event_us",
+        "_created_us",
     }
 )
 """Columns that the store adds beside features, join keys and events, or works with on the way."""

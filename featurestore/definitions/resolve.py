@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 
 import msgspec
@@ -14,9 +15,10 @@ from featurestore.definitions.agg import Aggregation
 from featurestore.definitions.discover import Definitions
 from featurestore.definitions.expressions import canonical, root_columns
 from featurestore.definitions.names import duration_us, nearest
+from featurestore.definitions.resolve_batch import resolve_batch_view
 from featurestore.definitions.schema import load_schema
 from featurestore.definitions.source import KafkaSource
-from featurestore.definitions.specs import EntitySpec, FeatureSpec, SourceSpec, ViewSpec
+from featurestore.definitions.specs import BatchViewSpec, EntitySpec, FeatureSpec, SourceSpec, ViewSpec
 from featurestore.definitions.view import StreamFeatureView
 from featurestore.errors import DefinitionError, SchemaError
 
@@ -57,13 +59,15 @@ class ResolvedDefinitions:
 
     sources: Mapping[str, SourceSpec]
     views: Mapping[str, ViewSpec]
+    batch_views: Mapping[str, BatchViewSpec] = dataclass_field(default_factory=dict)
 
 
 def resolve_all(definitions: Definitions, base_dir: Path) -> ResolvedDefinitions:
     """Check every source and view. base_dir: what schema paths are relative to. Raises DefinitionError."""
     sources = {name: resolve_source(source, base_dir) for name, source in definitions.sources.items()}
     views = {name: resolve_view(view, sources[view.source.name]) for name, view in definitions.views.items()}
-    return ResolvedDefinitions(sources, views)
+    batch_views = {name: resolve_batch_view(view) for name, view in definitions.batch_views.items()}
+    return ResolvedDefinitions(sources, views, batch_views)
 
 
 def resolve_source(source: KafkaSource, base_dir: Path) -> SourceSpec:
@@ -159,7 +163,7 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
     )
 
 
-def fingerprint(spec: ViewSpec | SourceSpec | EntitySpec) -> str:
+def fingerprint(spec: ViewSpec | BatchViewSpec | SourceSpec | EntitySpec) -> str:
     """SHA-256 of what a definition computes, hexadecimal; owner, description and tags left out.
 
     The order of features counts, for stored rows follow it; that of derived columns does not.

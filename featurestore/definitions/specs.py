@@ -108,3 +108,47 @@ class ViewSpec(msgspec.Struct, frozen=True, kw_only=True):
     def join_keys(self) -> tuple[JoinKeySpec, ...]:
         """Join keys of all entities, in order."""
         return tuple(key for entity in self.entities for key in entity.join_keys)
+
+
+class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature of a batch view: a column of its source. output_dtype: "Int64" | "Float64" | "String" | "Boolean"."""
+
+    name: str
+    output_dtype: str
+    default: Scalar = None
+
+
+class FileSourceSpec(msgspec.Struct, frozen=True, kw_only=True, tag="file"):
+    """Files of a batch view. path: as the author wrote it. format: "parquet" | "csv"."""
+
+    path: str
+    format: str
+    event_time: str
+    created_time: str | None = None
+
+
+class SQLSourceSpec(msgspec.Struct, frozen=True, kw_only=True, tag="sql"):
+    """A query of a batch view. url: "env:NAME" for one that stands in an environment variable."""
+
+    url: str
+    query: str
+    event_time: str
+    created_time: str | None = None
+
+
+class BatchViewSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch feature view. ttl_us 0: never expires."""
+
+    name: str
+    source: Union[FileSourceSpec, SQLSourceSpec]
+    entities: tuple[EntitySpec, ...]
+    features: tuple[FieldSpec, ...]
+    ttl_us: int = 0
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+    @property
+    def join_keys(self) -> tuple[JoinKeySpec, ...]:
+        """Join keys of all entities, in order."""
+        return tuple(key for entity in self.entities for key in entity.join_keys)

@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 
 from featurestore.batches import ARRIVAL_TIME, EVENT_TIME
+from featurestore.offline import layout
+from featurestore.offline.batch_rows import EVENT_TIMESTAMP
 from featurestore.offline.compaction_plan import plan_runs
 from featurestore.offline.layout import DEAD_LETTER, EVENTS, LATE, Kind
 from featurestore.offline.listing import list_files, with_fresh_files
@@ -49,6 +51,8 @@ def _folders(root: Path) -> Iterator[tuple[Path, str]]:
         yield folder, EVENT_TIME
     for folder in snapshot_folders(root):
         yield folder, WINDOW_END
+    for folder in sorted((root / layout.FEATURES).glob(f"*/v*/{layout.BATCH}")):
+        yield folder, EVENT_TIMESTAMP
     for folder in _kind_folders(root, LATE):
         yield folder, EVENT_TIME
     for folder in _kind_folders(root, DEAD_LETTER):

@@ -3,6 +3,7 @@
     events/<source>/topic_generation=<generation>/topic_partition=<p>/<first offset>.parquet
     late/<source>/…, dead_letter/<source>/…     likewise; compacted: <first offset>-<end>.parquet
     features/<view>/v<version>/<window>/<writer>-<sequence>.parquet; compacted: compacted-<id>.parquet
+    features/<view>/v<version>/batch/<from>-<to>-<part>.parquet       a batch view's rows
     _maintenance/                               the manifest of compaction and retention, files being swapped in
 
 The folder names are hive partitions that DuckDB, Spark and pandas understand; they are called `topic_…` so
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -26,6 +28,9 @@ DEAD_LETTER: Kind = "dead_letter"
 FEATURES = "features"
 """Folder of all snapshots."""
 
+BATCH = "batch"
+"""Folder of a batch view's rows, beside what would be windows of a stream view."""
+
 SUFFIX = ".parquet"
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -36,6 +41,7 @@ _GENERATION = "topic_generation="
 _PARTITION = "topic_partition="
 _OFFSET_DIGITS = 20
 _SEGMENT = re.compile(rf"(\d{{{_OFFSET_DIGITS}}})(?:-(\d{{{_OFFSET_DIGITS}}}))?{re.escape(SUFFIX)}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,27 @@ def version_dir(root: Path, view: str, version: int) -> Path:
 def snapshot_dir(root: Path, dataset: SnapshotDataset) -> Path:
     """Folder of a snapshot dataset."""
     return version_dir(root, dataset.view, dataset.version) / dataset.window
+
+
+def batch_dir(root: Path, view: str, version: int) -> Path:
+    """Folder of the rows of a batch view's version; no window of a stream view is named like it."""
+    return version_dir(root, view, version) / BATCH
+
+
+def batch_stem(from_us: int | None, to_us: int) -> str:
+    """What the names of all files of an interval begin with; names sort as intervals do."""
+    return f"{_compact(from_us)}-{_compact(to_us)}-"
+
+
+def batch_name(from_us: int | None, to_us: int, part: int) -> str:
+    """Name of one part of the rows that were materialized for [from_us, to_us); from_us None: from the beginning."""
+    return f"{batch_stem(from_us, to_us)}{part:05d}{SUFFIX}"
+
+
+def _compact(us: int | None) -> str:
+    # Without colons, which file systems and object stores take for something else.
+    instant = datetime(1, 1, 1, tzinfo=timezone.utc) if us is None else _EPOCH + timedelta(microseconds=us)
+    return f"{instant:%Y%m%dT%H%M%S.%fZ}".rjust(23, "0")
 
 
 def snapshot_name(writer_id: str, sequence: int) -> str:

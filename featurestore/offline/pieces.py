@@ -86,8 +86,9 @@ def closed_segments(root: Path, source: str, partition: str) -> list[Piece]:
 
 
 def snapshot_folders(root: Path) -> Iterator[Path]:
-    """The folder of every snapshot dataset."""
-    yield from sorted(folder for folder in (root / layout.FEATURES).glob("*/v*/*") if folder.is_dir())
+    """The folder of every snapshot dataset; batch views' rows are none."""
+    folders = (root / layout.FEATURES).glob("*/v*/*")
+    yield from sorted(folder for folder in folders if folder.is_dir() and folder.name != layout.BATCH)
 
 
 def snapshot_pieces(root: Path, folder: Path, intent_dirs: Sequence[Path]) -> list[Piece]:

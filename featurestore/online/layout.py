@@ -6,6 +6,7 @@
     p <view id> <version> <dataset> <pane> <n>  entities waiting for emission, packed
     c <view id> <version> <dataset> <end> <key> revision of a corrected window
     o <sequence>                                outbox entry
+    f <view id> <version>                       files that a batch view has read
 
 Numbers are big-endian so that keys sort as numbers do; times are shifted by 2^63 to sort as unsigned.
 """
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Protocol
 
+from featurestore.compile.batch import BATCH_STORES
 from featurestore.compile.view import CompiledView
 
 META = b"m"
@@ -30,12 +33,22 @@ _OUTBOX = struct.Struct(">cQ")
 _SHIFT = 2**63
 
 
-def state_key(view: CompiledView) -> bytes:
+class StoredView(Protocol):
+    """What keys need to know of a view, of either kind."""
+
+    @property
+    def view_id(self) -> int: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+def state_key(view: StoredView) -> bytes:
     """Key of a view's state."""
     return _VIEW.pack(STATE, view.view_id, view.version)
 
 
-def row_prefix(view: CompiledView) -> bytes:
+def row_prefix(view: StoredView) -> bytes:
     """What every row key of a view begins with; the entity key follows."""
     return _VIEW.pack(ROW, view.view_id, view.version)
 
@@ -91,6 +104,11 @@ def sequence_of(key: bytes) -> int:
 def source_dir(data_dir: Path, source: str) -> Path:
     """Folder of a source's online store."""
     return data_dir / "online" / source
+
+
+def is_batch_store(source: str) -> bool:
+    """Whether a store's name is that of a batch view (`CompiledBatchView.store`)."""
+    return source.startswith(BATCH_STORES)
 
 
 def shard_dir(data_dir: Path, source: str, shard: int) -> Path:

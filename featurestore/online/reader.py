@@ -26,6 +26,7 @@ from featurestore.compute.windows import TileIndex
 from featurestore.definitions.specs import Scalar
 from featurestore.errors import StoreError
 from featurestore.online import layout
+from featurestore.online.layout import StoredView
 from featurestore.online.rocks import open_secondary, our_error, read_cache, rocks_errors
 from featurestore.online.rows import RowDecoder
 from featurestore.online.scratch import ScratchFolder
@@ -72,22 +73,25 @@ class _ShardReader:
         self._opened = 0
         self._lock = threading.Lock()
         self._seen: object = None
-        self._db, self._manifest = self._open()
+        self._db, self._manifest, self._logs = self._open()
 
     def refresh(self) -> bool:
         """Catch up with the primary when its files changed; whether they had."""
         files = _growing_files(self._path)
         if files == self._seen:
             return False
-        if _manifest(self._path) == self._manifest:
+        logs = _logs(files)
+        if _manifest(self._path) == self._manifest and self._logs <= logs:
+            self._logs = logs
             with self._lock, rocks_errors(self._path):
                 self._db.try_catch_up_with_primary()
         else:
-            # The primary was opened anew, which moves its log into a table. A secondary that had not read the
-            # log's last records would go on answering from its memory, which it asks before the tables.
-            db, manifest = self._open()
+            # The primary moved a log into a table, as it does when it is opened, when it is closed and when its memory
+            # is full. A secondary that had not read the log's last records would go on answering from its memory, which
+            # it asks before the tables.
+            db, manifest, logs = self._open()
             with self._lock:
-                old, self._db, self._manifest = self._db, db, manifest
+                old, self._db, self._manifest, self._logs = self._db, db, manifest, logs
             old.close()
             shutil.rmtree(self._scratch_folder(self._opened - 1), ignore_errors=True)
         self._seen = files
@@ -107,10 +111,11 @@ class _ShardReader:
     def close(self) -> None:
         self._db.close()
 
-    def _open(self) -> tuple[rocksdict.Rdict, str]:
-        manifest = _manifest(self._path)
+    def _open(self) -> tuple[rocksdict.Rdict, str, set[str]]:
+        # Looked at before: what happens while it is being opened is seen by the next refresh.
+        manifest, logs = _manifest(self._path), _logs(_growing_files(self._path))
         self._opened += 1
-        return open_secondary(self._path, self._scratch_folder(self._opened), self._cache), manifest
+        return open_secondary(self._path, self._scratch_folder(self._opened), self._cache), manifest, logs
 
     def _scratch_folder(self, opened: int) -> Path:
         return self._scratch.with_name(f"{self._scratch.name}-{opened}")
@@ -136,6 +141,11 @@ def _growing_files(path: Path) -> list[tuple[str, int]]:
                 elif entry.name.endswith(".log") or entry.name.startswith("MANIFEST"):
                     files.append((entry.name, entry.stat().st_size))
     return sorted(files)
+
+
+def _logs(files: list[tuple[str, int]]) -> set[str]:
+    """Names of the write-ahead logs among `_growing_files`."""
+    return {name for name, _ in files if name.endswith(".log")}
 
 
 class OnlineReader:
@@ -206,7 +216,7 @@ class OnlineReader:
         the point-in-time join's job.
         """
         plan = self._plan(view, features)
-        rows = plan.decoder.decode(self._fetch(view, keys))
+        rows = plan.decoder.decode(self.fetch(view, keys))
         newest = rows.newest_us.tolist()
         standing = _standing(newest, rows.tiles, as_of_us, view.spec.ttl_us)
         values = plan.joint.values(TileIndex(rows.tiles, len(keys)), len(keys), as_of_us)
@@ -216,6 +226,10 @@ class OnlineReader:
             present: list[Status] = ["PRESENT"] * len(keys)
             columns = {name: _known_column(values[name], present) for name in features}
         return ViewRead(columns, [0 if time == NO_TIME else time for time in newest])
+
+    def get_value(self, key: bytes) -> bytes | None:
+        """A stored value of the first shard; for stores that have but one."""
+        return self._shards[0].get([key])[0]
 
     def close(self) -> None:
         """Close the shards and remove the scratch folder."""
@@ -235,8 +249,8 @@ class OnlineReader:
             plan = self._plans[key] = _ReadPlan(joint, decoder, defaults)
         return plan
 
-    def _fetch(self, view: CompiledView, keys: Sequence[str | None]) -> list[bytes | None]:
-        """Stored rows of encoded keys, with one multi-get a shard (sorting its keys first gains nothing here)."""
+    def fetch(self, view: StoredView, keys: Sequence[str | None]) -> list[bytes | None]:
+        """Stored rows of encoded keys, None for no key; one multi-get a shard (sorting them gains nothing)."""
         shards = self._shards
         prefix = layout.row_prefix(view)
         if len(keys) == 1 and keys[0] is not None:

@@ -40,9 +40,10 @@ class SourceLock:
         os.close(self.descriptor)
 
 
-def lock_source(data_dir: Path, source: str, *, wait_s: float = 5.0) -> SourceLock:
+def lock_source(data_dir: Path, source: str, *, wait_s: float = 5.0, held: str = "") -> SourceLock:
     """Lock a source's store for this run, before anything is touched.
 
+    held: what an error says of the store, "source '…' is being run" by default.
     wait_s: how long to wait for a holder that is already dead or dying. Raises StoreLockedError with the holder's pid.
     """
     folder = layout.source_dir(data_dir, source)
@@ -58,7 +59,7 @@ def lock_source(data_dir: Path, source: str, *, wait_s: float = 5.0) -> SourceLo
             if (holder.isdigit() and _alive(int(holder))) or time.monotonic() > deadline:
                 os.close(descriptor)
                 raise StoreLockedError(
-                    f"source '{source}' is being run by process {holder or '?'} already",
+                    f"{held or f'source {source!r} is being run'} by process {holder or '?'} already",
                     hint="one run at a time owns a source's store: stop that process, or use another data_dir",
                 ) from None
             time.sleep(0.05)

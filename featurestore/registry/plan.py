@@ -9,10 +9,12 @@ from typing import Literal, Union
 import msgspec
 
 from featurestore.definitions.resolve import fingerprint
-from featurestore.definitions.specs import EntitySpec, SourceSpec, ViewSpec
+from featurestore.definitions.specs import BatchViewSpec, EntitySpec, SourceSpec, ViewSpec
 
-Spec = Union[EntitySpec, SourceSpec, ViewSpec]
-Kind = Literal["entity", "source", "view"]
+Spec = Union[EntitySpec, SourceSpec, ViewSpec, BatchViewSpec]
+Kind = Literal["entity", "source", "view", "batch_view"]
+VIEW_KINDS: tuple[Kind, ...] = ("view", "batch_view")
+"""Kinds that have versions, and share one set of names."""
 Key = tuple[Kind, str]
 """Kind and name of a definition."""
 
@@ -80,7 +82,7 @@ class Plan:
         for change in self.changes:
             note = " (deployed, not in these modules; left as it is)" if change.action == "absent" else ""
             version = f" version {change.new_version}" if change.new_version else ""
-            lines.append(f"  {signs[change.action]} {change.kind} {change.name}{version}{note}")
+            lines.append(f"  {signs[change.action]} {change.kind.replace('_', ' ')} {change.name}{version}{note}")
             for part in change.fields if change.action == "change" else ():
                 lines.append(f"      {part.path}: {_text(part.before)} -> {_text(part.after)}")
         return "\n".join(lines) if lines else "  no changes"

@@ -38,9 +38,9 @@ from sqlalchemy import insert as insert_into
 from sqlalchemy.exc import SQLAlchemyError
 
 from featurestore.definitions.resolve import ResolvedDefinitions, fingerprint
-from featurestore.definitions.specs import EntitySpec, SourceSpec, ViewSpec
+from featurestore.definitions.specs import BatchViewSpec, EntitySpec, SourceSpec, ViewSpec
 from featurestore.errors import RegistryError, UnknownViewError
-from featurestore.registry.plan import Change, Key, Plan, Spec, field_changes, needs_new_version
+from featurestore.registry.plan import VIEW_KINDS, Change, Key, Plan, Spec, field_changes, needs_new_version
 
 _TABLES = MetaData()
 _DEFINITIONS = Table(
@@ -85,7 +85,12 @@ _RESETS = Table(
     Column("to_us", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
 )
-_TYPES: Mapping[str, type[Any]] = {"entity": EntitySpec, "source": SourceSpec, "view": ViewSpec}
+_TYPES: Mapping[str, type[Any]] = {
+    "entity": EntitySpec,
+    "source": SourceSpec,
+    "view": ViewSpec,
+    "batch_view": BatchViewSpec,
+}
 Decoded = TypeVar("Decoded")
 Start = Literal["earliest", "latest"]
 _Stored = Mapping[Key, tuple[int, int, Spec]]
@@ -122,6 +127,17 @@ class WatermarkReset:
     from_us: int
     to_us: int
     reason: str
+
+
+@dataclass(frozen=True)
+class RegisteredBatchView:
+    """A deployed batch view; as RegisteredView."""
+
+    view_id: int
+    version: int
+    spec: BatchViewSpec
+    applied_at: datetime
+    applied_by: str
 
 
 class Registry:
@@ -201,10 +217,30 @@ class Registry:
             views.append(RegisteredView(row.id, row.version, spec, applied_at, row.applied_by, start))
         return views
 
+    def batch_views(self) -> list[RegisteredBatchView]:
+        """All deployed batch views, by name."""
+        query = select(_DEFINITIONS).where(_DEFINITIONS.c.kind == "batch_view").order_by(_DEFINITIONS.c.name)
+        with self._transaction() as connection:
+            rows = connection.execute(query).all()
+        return [
+            RegisteredBatchView(
+                row.id,
+                row.version,
+                self._decoded(row.spec, BatchViewSpec),
+                row.applied_at.replace(tzinfo=timezone.utc),
+                row.applied_by,
+            )
+            for row in rows
+        ]
+
     def view(self, name: str) -> RegisteredView:
-        """One deployed view. Raises UnknownViewError, naming the nearest."""
+        """One deployed stream view. Raises UnknownViewError, naming the nearest."""
         views = {view.spec.name: view for view in self.views()}
         if name not in views:
+            if any(name == other.spec.name for other in self.batch_views()):
+                raise UnknownViewError(
+                    f"'{name}' is a batch view, no stream view", hint=f"it is kept by featurestore materialize {name}"
+                )
             near = get_close_matches(name, views, n=3)
             raise UnknownViewError(
                 f"there is no view '{name}'",
@@ -365,11 +401,14 @@ def _still_fits(key: Key, plan: Plan, stored: _Stored) -> bool:
 
 
 def _plan(stored: _Stored, resolved: ResolvedDefinitions) -> Plan:
-    entities = {entity.name: entity for view in resolved.views.values() for entity in view.entities}
+    _refuse_other_kind(stored, resolved)
+    all_views: tuple[ViewSpec | BatchViewSpec, ...] = (*resolved.views.values(), *resolved.batch_views.values())
+    entities = {entity.name: entity for view in all_views for entity in view.entities}
     wanted: dict[Key, Spec] = {
         **{("entity", name): spec for name, spec in sorted(entities.items())},
         **{("source", name): spec for name, spec in sorted(resolved.sources.items())},
         **{("view", name): spec for name, spec in sorted(resolved.views.items())},
+        **{("batch_view", name): spec for name, spec in sorted(resolved.batch_views.items())},
     }
     changes: list[Change] = []
     specs: dict[Key, Spec] = {}
@@ -377,10 +416,10 @@ def _plan(stored: _Stored, resolved: ResolvedDefinitions) -> Plan:
     for (kind, name), spec in wanted.items():
         row = stored.get((kind, name))
         if row is None:
-            changes.append(Change("add", kind, name, (), 1 if kind == "view" else None))
+            changes.append(Change("add", kind, name, (), 1 if kind in VIEW_KINDS else None))
         elif row[2] != spec:
             version = None
-            if kind == "view":
+            if kind in VIEW_KINDS:
                 version = row[1] + 1 if needs_new_version(row[2], spec) else row[1]
             changes.append(Change("change", kind, name, field_changes(row[2], spec), version))
         else:
@@ -388,9 +427,19 @@ def _plan(stored: _Stored, resolved: ResolvedDefinitions) -> Plan:
             continue
         specs[(kind, name)] = spec
     changes.extend(
-        Change("absent", "view", name)
+        Change("absent", kind, name)
         for kind, name in sorted(stored)
-        if kind == "view" and ("view", name) not in wanted
+        if kind in VIEW_KINDS and (kind, name) not in wanted
     )
     before = {key: stored[key][1:] for key in wanted if key in stored}
     return Plan(tuple(changes), specs, tuple(unchanged), before)
+
+
+def _refuse_other_kind(stored: _Stored, resolved: ResolvedDefinitions) -> None:
+    """Raise RegistryError for a name that a view of the other kind has: both are asked for as `name:feature`."""
+    told = {"view": "a stream view", "batch_view": "a batch view"}
+    for name in sorted({*resolved.views, *resolved.batch_views}):
+        wanted = "view" if name in resolved.views else "batch_view"
+        for kind in VIEW_KINDS:
+            if kind != wanted and (kind, name) in stored:
+                raise RegistryError(f"view '{name}' is deployed as {told[kind]} already", hint="choose another name")

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Union
 
+from featurestore.compile.batch import CompiledBatchView
 from featurestore.compile.view import CompiledView, compile_view
 from featurestore.definitions.specs import JoinKeySpec
 from featurestore.errors import MalformedRequestError, UnknownFeatureError, UnknownViewError
@@ -15,12 +17,14 @@ from featurestore.serving.protocol import FeatureNameCollisionError
 
 _PLANS_KEPT = 1024
 
+ServedView = Union[CompiledView, CompiledBatchView]
+
 
 @dataclass(frozen=True)
 class PlanPart:
     """What to read of one view. positions: where each feature's column goes among the requested features."""
 
-    view: CompiledView
+    view: ServedView
     features: tuple[str, ...]
     positions: tuple[int, ...]
 
@@ -42,13 +46,13 @@ class ReadPlan:
 class Catalog:
     """The applied views at one moment, by name."""
 
-    views: Mapping[str, CompiledView]
+    views: Mapping[str, ServedView]
     _plans: dict[tuple[tuple[str, ...], bool], ReadPlan] = field(default_factory=dict, compare=False)
 
     @property
-    def sources(self) -> list[str]:
-        """Sources of the views, sorted."""
-        return sorted({view.spec.source for view in self.views.values()})
+    def stores(self) -> list[str]:
+        """Online stores of the views, sorted."""
+        return sorted({view.store for view in self.views.values()})
 
     def plan(self, features: Sequence[str], full_feature_names: bool) -> ReadPlan:
         """The plan of these "view:feature" references.
@@ -83,7 +87,7 @@ class Catalog:
         )
         return ReadPlan(tuple(join_keys.values()), parts, tuple(names), tuple(dtypes))
 
-    def _find(self, reference: str) -> tuple[CompiledView, str]:
+    def _find(self, reference: str) -> tuple[ServedView, str]:
         view_name, colon, feature = reference.partition(":")
         if not colon:
             raise MalformedRequestError(
@@ -107,12 +111,14 @@ def load_catalog(registry_path: Path) -> Catalog:
     """Compile the applied views. Raises RegistryError."""
     registry = Registry.open(registry_path, create=False)
     try:
-        views = {
+        views: dict[str, ServedView] = {
             view.spec.name: compile_view(
                 view.spec, registry.source(view.spec.source), view_id=view.view_id, version=view.version
             )
             for view in registry.views()
         }
+        for batch_view in registry.batch_views():
+            views[batch_view.spec.name] = CompiledBatchView(batch_view.view_id, batch_view.version, batch_view.spec)
     finally:
         registry.close()
     return Catalog(views)

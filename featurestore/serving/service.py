@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 from featurestore.batches import NO_TIME
 from featurestore.compile.keys import encode_entities
-from featurestore.compile.view import CompiledView
 from featurestore.definitions.specs import JoinKeySpec
 from featurestore.errors import FeatureStoreError, MalformedRequestError, ServerUnavailableError
-from featurestore.online.reader import OnlineReader, ViewRead
-from featurestore.serving.catalog import Catalog, PlanPart, ReadPlan, load_catalog
+from featurestore.online.reader import ViewRead
+from featurestore.serving.catalog import Catalog, PlanPart, ReadPlan, ServedView, load_catalog
 from featurestore.serving.protocol import (
     LATEST,
     NO_TIMESTAMP,
@@ -31,7 +30,7 @@ from featurestore.serving.protocol import (
     wire_floats,
     wire_timestamps,
 )
-from featurestore.serving.readers import SourceReaders
+from featurestore.serving.readers import SourceReaders, ViewReader
 
 Clock = Literal["wall", "event"]
 CHECK_INTERVAL_S = 1.0
@@ -46,7 +45,8 @@ def wall_now_us() -> int:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether reads can be answered. reason: why not. missing_stores: sources of views that have no store."""
+    """Whether reads can be answered. reason: why not. missing_stores: sources, and
+    "batch-views/…" for batch views, that have none."""
 
     ready: bool
     reason: str
@@ -67,8 +67,8 @@ class FeatureService:
     """Reads of the applied views in `data_dir`.
 
     Answers what it saw at the last `refresh`; `answer` may run in any thread beside it. clock: "wall" reads
-    as of now, "event" as of the newest event of the view's source. observe: told of every view read.
-    load: reads the registry.
+    as of now, "event" as of the newest event of the view's source (of a batch view: its newest row). observe: told of
+    every view read. load: reads the registry.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class FeatureService:
             if check or now_s - self._checked_s >= CHECK_INTERVAL_S:
                 self._checked_s = now_s
                 self._reload_catalog()
-                self._readers.open(self._catalog.sources)
+                self._readers.open(self._catalog.stores)
             self._readers.refresh()
 
     def answer(self, request: OnlineRequest) -> OnlineResponse:
@@ -144,20 +144,20 @@ class FeatureService:
     def readiness(self) -> Readiness:
         """Ready once views are applied and the store of at least one of their sources is open."""
         views = len(self._catalog.views)
-        sources = self._catalog.sources
-        missing = self._readers.missing(sources)
+        stores = self._catalog.stores
+        missing = self._readers.missing(stores)
         if not views:
             return Readiness(False, self._problem or "no view is applied", 0, [])
-        if len(missing) == len(sources):
-            return Readiness(False, "no online store yet: no worker has run", views, missing)
+        if len(missing) == len(stores):
+            return Readiness(False, "no online store yet: no worker has run, nothing was materialized", views, missing)
         return Readiness(True, "", views, missing)
 
     def latest_us(self) -> dict[str, int]:
         """By view: just after the newest event that it has seen; views without one are left out."""
         out: dict[str, int] = {}
         for view in self._catalog.views.values():
-            if not self._readers.missing([view.spec.source]):
-                newest = self._readers.get(view.spec.source).latest_us(view)
+            if not self._readers.missing([view.store]):
+                newest = self._readers.get(view.store).latest_us(view)
                 if newest != NO_TIME:
                     out[view.name] = newest
         return out
@@ -178,7 +178,7 @@ class FeatureService:
         return catalog
 
     def _read(self, part: PlanPart, keys: Sequence[str | None], as_of: int | str) -> ViewRead:
-        reader = self._readers.get(part.view.spec.source)
+        reader = self._readers.get(part.view.store)
         started = time.perf_counter()
         as_of_us = as_of if isinstance(as_of, int) else self._latest_us(reader, part.view)
         read = reader.read(part.view, keys, part.features, as_of_us)
@@ -187,7 +187,7 @@ class FeatureService:
             self._observe(ReadObserved(part.view.name, time.perf_counter() - started, statuses))
         return read
 
-    def _latest_us(self, reader: OnlineReader, view: CompiledView) -> int:
+    def _latest_us(self, reader: ViewReader, view: ServedView) -> int:
         newest = reader.latest_us(view)
         return self._now_us() if newest == NO_TIME else newest
 

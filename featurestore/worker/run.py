@@ -15,7 +15,7 @@ import structlog
 from featurestore.config import Settings
 from featurestore.definitions.discover import load_definitions
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
-from featurestore.errors import PlanRequiredError, SourceError
+from featurestore.errors import DefinitionError, PlanRequiredError, SourceError
 from featurestore.registry import Registry
 from featurestore.sources.embedded import resolve_bootstrap
 from featurestore.worker.plan import RunPlan, SourcePlan
@@ -54,6 +54,11 @@ def run(settings: Settings, options: RunOptions) -> None:
     """
     definitions = load_definitions(options.modules, options.base_dir)
     resolved = resolve_all(definitions, options.base_dir)
+    if not resolved.views:
+        raise DefinitionError(
+            "these modules define no stream view, so there is nothing to run",
+            hint=f"batch views are kept by: featurestore materialize {' '.join(options.modules)}",
+        )
     folder = Path(tempfile.mkdtemp(prefix="featurestore-drain-"))
     marker = folder / "drain"
     install_drain_handlers(marker)

@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "online": BASE | {"definitions", "compute", "compile", "shard"},  # shard: the protocol that the store carries out
     "offline": BASE | {"definitions", "compile"},
     "worker": BASE | {"definitions", "compile", "registry", "sources", "shard", "online", "offline"},
-    "training": BASE | {"definitions", "compute", "compile", "registry", "offline"},
+    "batch": BASE | {"definitions", "compile", "online", "offline"},  # sources of rows, and both stores
+    "training": BASE | {"definitions", "compute", "compile", "registry", "offline", "batch"},
     "serving": BASE | {"definitions", "compute", "compile", "registry", "online"},
     "client": frozenset({"errors"}),  # it raises the same errors; they import nothing
     "testing": BASE | {"definitions", "compute", "compile", "shard", "sources"},
@@ -43,9 +44,9 @@ KEPT_TO: dict[str, frozenset[str]] = {
     "confluent_kafka": frozenset({"sources"}),
     "fastavro": frozenset({"sources", "definitions"}),  # definitions: reads a schema file
     "rocksdict": frozenset({"online"}),
-    "pyarrow.parquet": frozenset({"offline", "training"}),
+    "pyarrow.parquet": frozenset({"offline", "training", "batch"}),
     "bytewax": frozenset({"worker"}),
-    "sqlalchemy": frozenset({"registry"}),
+    "sqlalchemy": frozenset({"registry", "batch"}),
     "starlette": frozenset({"serving"}),
     "uvicorn": frozenset({"serving"}),
     "httpx": frozenset({"client", "sources"}),  # sources: asks a schema registry

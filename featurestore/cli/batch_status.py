@@ -1,0 +1,64 @@
+"""What `featurestore status` tells of batch views, read beside a materialization under way."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from featurestore.batches import NO_TIME
+from featurestore.compile.batch import CompiledBatchView
+from featurestore.definitions.specs import FileSourceSpec
+from featurestore.durations import format_instant
+from featurestore.online.batch_reader import BatchReader
+from featurestore.online.batch_store import BatchState
+from featurestore.online.source_store import read_store_info
+from featurestore.registry import RegisteredBatchView
+
+
+class BatchViewStatus(msgspec.Struct, frozen=True):
+    """A batch view. Times are ISO 8601, UTC; None before the first run.
+
+    source: the files' path, or the database. freshness_s: wall clock minus the newest row's event time. unfinished: a
+    run is under way, or was killed.
+    """
+
+    name: str
+    version: int
+    source: str
+    entities: int
+    materialized_until: str | None
+    newest_row: str | None
+    freshness_s: float | None
+    last_run: str | None
+    unfinished: bool
+
+
+def batch_status(data_dir: Path, view: RegisteredBatchView) -> BatchViewStatus:
+    """How far a deployed batch view is materialized."""
+    state = _state(data_dir, CompiledBatchView(view.view_id, view.version, view.spec))
+    source = view.spec.source
+    newest = None if state.newest_us == NO_TIME else state.newest_us
+    return BatchViewStatus(
+        name=view.spec.name,
+        version=view.version,
+        source=source.path if isinstance(source, FileSourceSpec) else source.url,
+        entities=state.entities,
+        materialized_until=None if state.until_us is None else format_instant(state.until_us),
+        newest_row=None if newest is None else format_instant(newest),
+        freshness_s=None if newest is None else round(time.time() - newest / 1e6, 3),
+        last_run=None if state.finished_us is None else format_instant(state.finished_us),
+        unfinished=state.running is not None,
+    )
+
+
+def _state(data_dir: Path, view: CompiledBatchView) -> BatchState:
+    if read_store_info(data_dir, view.store) is None:
+        return BatchState()
+    reader = BatchReader(data_dir, view.store)
+    try:
+        reader.refresh()
+        return reader.state(view)
+    finally:
+        reader.close()
