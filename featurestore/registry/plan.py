@@ -8,8 +8,9 @@ from typing import Literal, Union
 
 import msgspec
 
-from featurestore.definitions.resolve import fingerprint
+from featurestore.definitions.resolve import ResolvedDefinitions, fingerprint
 from featurestore.definitions.specs import BatchViewSpec, EntitySpec, SourceSpec, ViewSpec
+from featurestore.errors import RegistryError
 
 Spec = Union[EntitySpec, SourceSpec, ViewSpec, BatchViewSpec]
 Kind = Literal["entity", "source", "view", "batch_view"]
@@ -17,6 +18,8 @@ VIEW_KINDS: tuple[Kind, ...] = ("view", "batch_view")
 """Kinds that have versions, and share one set of names."""
 Key = tuple[Kind, str]
 """Kind and name of a definition."""
+Stored = Mapping[Key, tuple[int, int, Spec]]
+"""Id, version and definition of what is deployed."""
 
 
 @dataclass(frozen=True)
@@ -151,3 +154,61 @@ def _parts(value: object) -> list[tuple[str, object]]:
             for number, item in enumerate(value)
         ]
     return []
+
+
+def still_fits(key: Key, plan: Plan, stored: Stored) -> bool:
+    """Whether a definition is deployed as it was when planned; False when it already is as the plan wants it."""
+    row, before = stored.get(key), plan.before.get(key)
+    now = None if row is None else (row[1], row[2])
+    if now == before:
+        return True
+    wanted = plan.specs[key] if key in plan.specs else plan.before[key][1]
+    if now is not None and now[1] == wanted:
+        return False
+    raise RegistryError(f"{key[0]} '{key[1]}' changed since the plan was made", hint="plan again")
+
+
+def make_plan(stored: Stored, resolved: ResolvedDefinitions) -> Plan:
+    """What applying these definitions would change. Raises RegistryError where a view of the other kind has a name."""
+    _refuse_other_kind(stored, resolved)
+    all_views: tuple[ViewSpec | BatchViewSpec, ...] = (*resolved.views.values(), *resolved.batch_views.values())
+    entities = {entity.name: entity for view in all_views for entity in view.entities}
+    wanted: dict[Key, Spec] = {
+        **{("entity", name): spec for name, spec in sorted(entities.items())},
+        **{("source", name): spec for name, spec in sorted(resolved.sources.items())},
+        **{("view", name): spec for name, spec in sorted(resolved.views.items())},
+        **{("batch_view", name): spec for name, spec in sorted(resolved.batch_views.items())},
+    }
+    changes: list[Change] = []
+    specs: dict[Key, Spec] = {}
+    unchanged: list[Key] = []
+    for (kind, name), spec in wanted.items():
+        row = stored.get((kind, name))
+        if row is None:
+            changes.append(Change("add", kind, name, (), 1 if kind in VIEW_KINDS else None))
+        elif row[2] != spec:
+            version = None
+            if kind in VIEW_KINDS:
+                version = row[1] + 1 if needs_new_version(row[2], spec) else row[1]
+            changes.append(Change("change", kind, name, field_changes(row[2], spec), version))
+        else:
+            unchanged.append((kind, name))
+            continue
+        specs[(kind, name)] = spec
+    changes.extend(
+        Change("absent", kind, name)
+        for kind, name in sorted(stored)
+        if kind in VIEW_KINDS and (kind, name) not in wanted
+    )
+    before = {key: stored[key][1:] for key in wanted if key in stored}
+    return Plan(tuple(changes), specs, tuple(unchanged), before)
+
+
+def _refuse_other_kind(stored: Stored, resolved: ResolvedDefinitions) -> None:
+    """Raise RegistryError for a name that a view of the other kind has: both are asked for as `name:feature`."""
+    told = {"view": "a stream view", "batch_view": "a batch view"}
+    for name in sorted({*resolved.views, *resolved.batch_views}):
+        wanted = "view" if name in resolved.views else "batch_view"
+        for kind in VIEW_KINDS:
+            if kind != wanted and (kind, name) in stored:
+                raise RegistryError(f"view '{name}' is deployed as {told[kind]} already", hint="choose another name")

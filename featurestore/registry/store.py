@@ -40,7 +40,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from featurestore.definitions.resolve import ResolvedDefinitions, fingerprint
 from featurestore.definitions.specs import BatchViewSpec, EntitySpec, SourceSpec, ViewSpec
 from featurestore.errors import RegistryError, UnknownViewError
-from featurestore.registry.plan import VIEW_KINDS, Change, Key, Plan, Spec, field_changes, needs_new_version
+from featurestore.registry.plan import Plan, Stored, make_plan, still_fits
 
 _TABLES = MetaData()
 _DEFINITIONS = Table(
@@ -93,8 +93,7 @@ _TYPES: Mapping[str, type[Any]] = {
 }
 Decoded = TypeVar("Decoded")
 Start = Literal["earliest", "latest"]
-_Stored = Mapping[Key, tuple[int, int, Spec]]
-"""Id, version and definition of what is deployed."""
+
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ class Registry:
     def plan(self, resolved: ResolvedDefinitions) -> Plan:
         """What applying these definitions would change. Nothing is written."""
         with self._transaction() as connection:
-            return _plan(self._read(connection), resolved)
+            return make_plan(self._read(connection), resolved)
 
     def apply(self, plan: Plan) -> None:
         """Write a plan, all or nothing.
@@ -186,11 +185,11 @@ class Registry:
         with self._transaction(write=True) as connection:
             stored = self._read(connection)
             for key in plan.unchanged:
-                _still_fits(key, plan, stored)
+                still_fits(key, plan, stored)
             for change in (*plan.added, *plan.changed):
                 key = (change.kind, change.name)
                 spec, row = plan.specs[key], stored.get(key)
-                if not _still_fits(key, plan, stored):
+                if not still_fits(key, plan, stored):
                     continue
                 values = {
                     "spec": msgspec.json.encode(spec, order="sorted").decode(),
@@ -325,7 +324,7 @@ class Registry:
     def _transaction(self, *, write: bool = False) -> _Transaction:
         return _Transaction(self._engine.execution_options(write=write), self._place)
 
-    def _read(self, connection: Connection) -> _Stored:
+    def _read(self, connection: Connection) -> Stored:
         return {
             (row.kind, row.name): (row.id, row.version, self._decoded(row.spec, _TYPES[row.kind]))
             for row in connection.execute(select(_DEFINITIONS))
@@ -386,60 +385,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         return f"uid {os.getuid()}"
-
-
-def _still_fits(key: Key, plan: Plan, stored: _Stored) -> bool:
-    """Whether a definition is deployed as it was when planned; False when it already is as the plan wants it."""
-    row, before = stored.get(key), plan.before.get(key)
-    now = None if row is None else (row[1], row[2])
-    if now == before:
-        return True
-    wanted = plan.specs[key] if key in plan.specs else plan.before[key][1]
-    if now is not None and now[1] == wanted:
-        return False
-    raise RegistryError(f"{key[0]} '{key[1]}' changed since the plan was made", hint="plan again")
-
-
-def _plan(stored: _Stored, resolved: ResolvedDefinitions) -> Plan:
-    _refuse_other_kind(stored, resolved)
-    all_views: tuple[ViewSpec | BatchViewSpec, ...] = (*resolved.views.values(), *resolved.batch_views.values())
-    entities = {entity.name: entity for view in all_views for entity in view.entities}
-    wanted: dict[Key, Spec] = {
-        **{("entity", name): spec for name, spec in sorted(entities.items())},
-        **{("source", name): spec for name, spec in sorted(resolved.sources.items())},
-        **{("view", name): spec for name, spec in sorted(resolved.views.items())},
-        **{("batch_view", name): spec for name, spec in sorted(resolved.batch_views.items())},
-    }
-    changes: list[Change] = []
-    specs: dict[Key, Spec] = {}
-    unchanged: list[Key] = []
-    for (kind, name), spec in wanted.items():
-        row = stored.get((kind, name))
-        if row is None:
-            changes.append(Change("add", kind, name, (), 1 if kind in VIEW_KINDS else None))
-        elif row[2] != spec:
-            version = None
-            if kind in VIEW_KINDS:
-                version = row[1] + 1 if needs_new_version(row[2], spec) else row[1]
-            changes.append(Change("change", kind, name, field_changes(row[2], spec), version))
-        else:
-            unchanged.append((kind, name))
-            continue
-        specs[(kind, name)] = spec
-    changes.extend(
-        Change("absent", kind, name)
-        for kind, name in sorted(stored)
-        if kind in VIEW_KINDS and (kind, name) not in wanted
-    )
-    before = {key: stored[key][1:] for key in wanted if key in stored}
-    return Plan(tuple(changes), specs, tuple(unchanged), before)
-
-
-def _refuse_other_kind(stored: _Stored, resolved: ResolvedDefinitions) -> None:
-    """Raise RegistryError for a name that a view of the other kind has: both are asked for as `name:feature`."""
-    told = {"view": "a stream view", "batch_view": "a batch view"}
-    for name in sorted({*resolved.views, *resolved.batch_views}):
-        wanted = "view" if name in resolved.views else "batch_view"
-        for kind in VIEW_KINDS:
-            if kind != wanted and (kind, name) in stored:
-                raise RegistryError(f"view '{name}' is deployed as {told[kind]} already", hint="choose another name")
