@@ -30,12 +30,15 @@ def join_batch_view(
     *,
     features: Sequence[str] | None = None,
     knowledge: Knowledge = "event",
+    known_by_us: int | None = None,
+    files: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """The features of a batch view for each row of a spine.
 
     root: the offline store. spine: the view's join keys, in their dtypes, and `t_us` (Int64 µs); other columns don't
     matter. features: names and their order, all by default. knowledge: "event" takes a row from its event time on;
-    "arrival" only once it was also created, or materialized where the source does not say when it was.
+    "arrival" only once it was also created, or materialized where the source does not say when it was. known_by_us:
+    rows that became known later are left out. files: names of those to read, all by default.
 
     Returns the feature columns alone, shape (len(spine), features), rows in the spine's order. A row counts for
     event time < t; of several the newest by event time, created time and order in the source. No such row: the
@@ -44,7 +47,7 @@ def join_batch_view(
     names = list(view.features) if features is None else list(features)
     asked = spine.select(encoded_key(view.spec.join_keys).alias(_KEY), pl.col(INSTANT).alias(_KNOWN))
     asked = asked.with_row_index("_row")
-    rows = _rows(root, view, spine, names, knowledge)
+    rows = _rows(scan_batch_rows(root, view, files), view, spine, names, knowledge, known_by_us)
     # Of the rows known so far the highest one counts: with late arrivals it need not be the one known last.
     best = (
         rows.sort(_KEY, _KNOWN, _RANK)
@@ -71,16 +74,21 @@ def join_batch_view(
 
 
 def _rows(
-    root: Path, view: CompiledBatchView, spine: pl.DataFrame, names: Sequence[str], knowledge: Knowledge
+    stored: pl.LazyFrame,
+    view: CompiledBatchView,
+    spine: pl.DataFrame,
+    names: Sequence[str],
+    knowledge: Knowledge,
+    known_by_us: int | None,
 ) -> pl.DataFrame:
     """Rows that can matter to the spine, numbered by `_rank`: higher is newer within an entity."""
     keys = view.key_names
     until = pl.lit(spine[INSTANT].max(), dtype=pl.Int64).cast(pl.Datetime("us", "UTC"))
     event, created = pl.col(EVENT_TIMESTAMP).dt.epoch("us"), pl.col(CREATED_TIMESTAMP).dt.epoch("us")
     return (
-        scan_batch_rows(root, view)
-        .with_row_index(_ORDER)
+        stored.with_row_index(_ORDER)
         .filter(pl.col(EVENT_TIMESTAMP) < until)
+        .filter(True if known_by_us is None else pl.max_horizontal(event, created) <= known_by_us)
         .join(spine.lazy().select(keys).unique(), on=keys, how="semi")
         .select(
             encoded_key(view.spec.join_keys).alias(_KEY), event.alias(_EVENT), created.alias(_CREATED), _ORDER, *names

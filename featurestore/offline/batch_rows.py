@@ -32,12 +32,19 @@ def batch_schema(view: CompiledBatchView) -> pl.Schema:
     return pl.Schema({**columns, EVENT_TIMESTAMP: _INSTANT, CREATED_TIMESTAMP: _INSTANT})
 
 
-def scan_batch_rows(root: Path, view: CompiledBatchView) -> pl.LazyFrame:
+def scan_batch_rows(root: Path, view: CompiledBatchView, files: Sequence[str] | None = None) -> pl.LazyFrame:
     """All rows of a batch view's version, not yet read, intervals in order and rows as the source had them.
 
-    Files that appear later are not seen. The same row may be there twice where intervals overlap.
+    files: names of those to read, of `batch_files`; all by default. Files that appear later are not seen. The same row
+    may be there twice where intervals overlap.
     """
-    return _scan(view, _files(root, view))
+    folder = layout.batch_dir(root, view.name, view.version)
+    return _scan(view, _files(root, view) if files is None else [folder / name for name in files])
+
+
+def batch_files(root: Path, view: CompiledBatchView) -> list[str]:
+    """Names of the files that hold a batch view's rows now, sorted; a file never changes once it is there."""
+    return [path.name for path in _files(root, view)]
 
 
 class BatchRowsWriter:

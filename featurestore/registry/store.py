@@ -95,7 +95,6 @@ Decoded = TypeVar("Decoded")
 Start = Literal["earliest", "latest"]
 
 
-
 @dataclass(frozen=True)
 class RegisteredView:
     """A deployed view. view_id: stable and never reused. applied_at: UTC.
@@ -137,6 +136,11 @@ class RegisteredBatchView:
     spec: BatchViewSpec
     applied_at: datetime
     applied_by: str
+
+    @property
+    def fingerprint(self) -> str:
+        """As of a RegisteredView."""
+        return fingerprint(self.spec)
 
 
 class Registry:

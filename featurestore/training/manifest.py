@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from featurestore.definitions.specs import ViewSpec
+from featurestore.definitions.specs import BatchViewSpec, ViewSpec
 from featurestore.errors import MalformedRequestError
 from featurestore.training.archive import ArchiveMark
 from featurestore.training.history import Knowledge
@@ -36,6 +36,16 @@ class ViewMark(msgspec.Struct, frozen=True):
     definition: ViewSpec
 
 
+class BatchViewMark(msgspec.Struct, frozen=True):
+    """A batch view as it was. files: names of those that its rows were read from."""
+
+    name: str
+    version: int
+    fingerprint: str
+    files: tuple[str, ...]
+    definition: BatchViewSpec
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A training set's ingredients. archive: by source, how far it was read; knowledge_time: ISO 8601 UTC or None."""
 
@@ -50,6 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     spine: SpineMark
     views: tuple[ViewMark, ...]
     archive: Mapping[str, tuple[ArchiveMark, ...]]
+    batch_views: tuple[BatchViewMark, ...] = ()
 
     @property
     def groups(self) -> dict[str, int]:
@@ -103,7 +114,8 @@ def check_same(manifest: Manifest, spine: Spine, fingerprints: Mapping[str, tupl
             f"{manifest.spine.rows}, or other instants and keys, or another order",
             hint="give the same spine, in the same order",
         )
-    for view in manifest.views:
+    views: tuple[ViewMark | BatchViewMark, ...] = (*manifest.views, *manifest.batch_views)
+    for view in views:
         if fingerprints.get(view.name, (0, ""))[1] != view.fingerprint:
             now = f"version {fingerprints[view.name][0]}" if view.name in fingerprints else "nothing"
             raise MalformedRequestError(

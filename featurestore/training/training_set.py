@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,12 +10,16 @@ from typing import Any
 
 import polars as pl
 
+from featurestore.batch.point_in_time import INSTANT, join_batch_view
+from featurestore.compile.batch import CompiledBatchView
 from featurestore.durations import format_instant, parse_instant_us
 from featurestore.errors import MalformedRequestError, UnknownFeatureError
-from featurestore.registry import RegisteredView, Registry
+from featurestore.offline.batch_rows import batch_files
+from featurestore.registry import RegisteredBatchView, RegisteredView, Registry
 from featurestore.training.bind import bind_views
 from featurestore.training.history import JoinOptions, JoinProgress, Knowledge, WantedView, point_in_time_join
 from featurestore.training.manifest import (
+    BatchViewMark,
     Manifest,
     ViewMark,
     check_same,
@@ -24,7 +28,7 @@ from featurestore.training.manifest import (
     mark_of,
     view_names,
 )
-from featurestore.training.spine import read_spine
+from featurestore.training.spine import Spine, read_spine
 
 EVENT_TIMESTAMP = "event_timestamp"
 
@@ -73,12 +77,15 @@ def make_training_set(
         request = _request_of(again, request.spine)
     registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
     try:
-        views = [registry.view(name) for name in view_names(request.features)]
+        batch_views = {view.spec.name: view for view in registry.batch_views()}
+        asked = [batch_views.get(name) or registry.view(name) for name in view_names(request.features)]
+        views = [view for view in asked if isinstance(view, RegisteredView)]
+        batch = [view for view in asked if isinstance(view, RegisteredBatchView)]
         sources = {view.spec.source: registry.source(view.spec.source) for view in views}
     finally:
         registry.close()
-    names = _column_names(views, request)
-    join_keys = {key.name: key for view in views for key in view.spec.join_keys}
+    names = _column_names(asked, request)
+    join_keys = {key.name: key for view in asked for key in view.spec.join_keys}
     spine = read_spine(request.spine, request.event_timestamp, list(join_keys.values()))
     taken = [name for name in names.values() if name in spine.frame.columns]
     if taken:
@@ -87,7 +94,7 @@ def make_training_set(
             hint="rename it, or ask for full feature names (view__feature)",
         )
     if again is not None:
-        check_same(again, spine, {view.spec.name: (view.version, view.fingerprint) for view in views})
+        check_same(again, spine, {view.spec.name: (view.version, view.fingerprint) for view in asked})
     bound = bind_views(views, sources, directory, modules)
     wanted = [
         WantedView(
@@ -101,6 +108,8 @@ def make_training_set(
     marks, groups = (None, None) if again is None else (dict(again.archive), again.groups)
     options = JoinOptions(request.knowledge, known_by_us, marks, groups)
     joined = point_in_time_join(data_dir / "offline", spine, wanted, options, progress)
+    rows = [_BatchJoin(data_dir / "offline", view, request.knowledge, known_by_us, again) for view in batch]
+    frames = [joined.features, *(join.features(spine, names) for join in rows)]
     manifest = Manifest(
         library_version=library_version(),
         created_at=created_now(),
@@ -111,9 +120,45 @@ def make_training_set(
         knowledge_time=None if known_by_us is None else format_instant(known_by_us),
         spine=mark_of(spine),
         views=tuple(ViewMark(v.spec.name, v.version, v.fingerprint, joined.groups[v.spec.name], v.spec) for v in views),
+        batch_views=tuple(join.mark for join in rows),
         archive=joined.marks,
     )
-    return TrainingSet(spine.frame.hstack(joined.features.select(names.values())), manifest)
+    features = pl.concat([frame for frame in frames if frame.width], how="horizontal")
+    return TrainingSet(spine.frame.hstack(features.select(names.values())), manifest)
+
+
+class _BatchJoin:
+    """The features of one batch view, from the files that it has now, or had in the manifest."""
+
+    def __init__(
+        self,
+        root: Path,
+        view: RegisteredBatchView,
+        knowledge: Knowledge,
+        known_by_us: int | None,
+        again: Manifest | None,
+    ) -> None:
+        self._root = root
+        self._view = CompiledBatchView(view.view_id, view.version, view.spec)
+        self._knowledge = knowledge
+        self._known_by_us = known_by_us
+        marks = {} if again is None else {mark.name: mark for mark in again.batch_views}
+        files = batch_files(root, self._view) if again is None else marks[view.spec.name].files
+        self.mark = BatchViewMark(view.spec.name, view.version, view.fingerprint, tuple(files), view.spec)
+
+    def features(self, spine: Spine, names: Mapping[str, str]) -> pl.DataFrame:
+        """The wanted ones under the names that they get, shape (n, …)."""
+        asked = spine.keys.select(self._view.key_names).with_columns(spine.as_of.alias(INSTANT))
+        wanted = {f.partition(":")[2]: name for f, name in names.items() if f.partition(":")[0] == self._view.name}
+        return join_batch_view(
+            self._root,
+            self._view,
+            asked,
+            features=list(wanted),
+            knowledge=self._knowledge,
+            known_by_us=self._known_by_us,
+            files=self.mark.files,
+        ).rename(wanted)
 
 
 def _request_of(manifest: Manifest, spine: Any) -> TrainingSetRequest:
@@ -127,7 +172,7 @@ def _request_of(manifest: Manifest, spine: Any) -> TrainingSetRequest:
     )
 
 
-def _column_names(views: Sequence[RegisteredView], request: TrainingSetRequest) -> dict[str, str]:
+def _column_names(views: Sequence[RegisteredView | RegisteredBatchView], request: TrainingSetRequest) -> dict[str, str]:
     """By feature, in the order asked for, the name of its column."""
     by_name = {view.spec.name: view for view in views}
     names: dict[str, str] = {}
