@@ -103,6 +103,27 @@ def test_before_the_first_run_nothing_is_counted(tmp_path: Path):
     assert not source["has_store"]
     assert "featurestore broker" in command(tmp_path, "status").stdout or source["broker_error"]
     assert [view["watermark"] for view in report["views"]] == [None, None]
+    shown = json.loads(command(tmp_path, "watermark", "show", "--json").stdout)
+    assert [(view["watermark"], view["partitions"], view["held_back_by"]) for view in shown] == [(None, [], None)] * 2
+    options = ("--to", "2026-01-01T00:00:00Z", "--reason", "x", "--yes")
+    assert "it has none" in command(tmp_path, "watermark", "reset", "card_activity", *options).stderr
+
+
+def test_watermarks_are_told_with_the_partition_that_holds_them_back(project: Path):
+    done = command(project, "watermark", "show", "--json")
+    assert done.returncode == 0, done.stderr
+    told = {view["name"]: view for view in status(project)["views"]}
+    found = json.loads(done.stdout)
+    assert [view["name"] for view in found] == sorted(told)
+    for view in found:
+        newest = {part["partition"]: part["newest_event"] for part in view["partitions"]}
+        assert view["watermark"] == view["partitions_watermark"] == told[view["name"]]["watermark"]
+        assert view["ahead"] is None
+        assert newest[view["held_back_by"]] == min(newest.values())
+        assert max(newest.values()) == told[view["name"]]["newest_event"]
+    shown = command(project, "watermark", "show", "card_activity").stdout
+    assert f"partition {found[0]['held_back_by']}" in shown
+    assert "merchant_activity" not in shown
 
 
 def test_a_folder_without_data_or_registry_says_what_to_do(tmp_path: Path):

@@ -83,7 +83,7 @@ def assert_only_the_current_version_is_left(project: Project, before: Stores) ->
 
 
 @pytest.mark.timeout(120)
-def test_a_purge_removes_the_old_version_alone_and_frees_its_room(project: Project):
+def test_a_purge_removes_the_old_version_alone(project: Project):
     before, data_dir = read_stores(project), project.data_dir
     view = registered(project)
     (left,) = find_leftovers(data_dir, view)

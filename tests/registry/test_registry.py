@@ -179,6 +179,22 @@ def test_a_version_that_was_reset_begins_where_it_was_told_and_the_next_as_its_d
     assert registry.begin_anew("activity").start == "earliest"
 
 
+def test_a_watermark_reset_is_kept_with_who_when_and_why(registry: Registry, path: Path) -> None:
+    apply(registry, view("a"), view("b"))
+    with sqlite3.connect(path) as before:
+        before.execute("DROP TABLE watermark_resets")
+    assert registry.watermark_resets("a") == []
+    registry.record_watermark_reset(registry.view("a"), 9 * HOUR, -HOUR, "a wrong clock")
+    registry.record_watermark_reset(registry.view("b"), 1, 0, "other")
+    registry.begin_anew("a")
+    registry.record_watermark_reset(registry.view("a"), 8 * HOUR, HOUR, "again")
+    first, second = registry.watermark_resets("a")
+    assert (first.version, first.from_us, first.to_us, first.reason) == (1, 9 * HOUR, -HOUR, "a wrong clock")
+    assert (second.version, second.reason) == (2, "again")
+    assert first.by == registry.view("a").applied_by
+    assert timedelta(0) <= datetime.now(timezone.utc) - first.at < timedelta(minutes=1)
+
+
 # Plans
 
 
