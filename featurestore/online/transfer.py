@@ -39,6 +39,16 @@ def copy_view(origin: Path, target: Path, view: CompiledView, memory: RocksMemor
     return rows
 
 
+def knows_view(shard: Path, view: CompiledView, memory: RocksMemory) -> bool:
+    """Whether a view has begun in a shard that nobody else has open."""
+    store = open_primary(shard, memory)
+    try:
+        with rocks_errors(shard):
+            return store.get(layout.state_key(view)) is not None
+    finally:
+        store.close()
+
+
 def _copy_entries(source: rocksdict.Rdict, sink: rocksdict.Rdict, view: CompiledView) -> int:
     rows = size = 0
     batch = rocksdict.WriteBatch(raw_mode=True)

@@ -30,12 +30,15 @@ class StagedView(msgspec.Struct, frozen=True):
 
 
 class Staging(msgspec.Struct, frozen=True):
-    """What staging.json says. whole: all that was archived when the backfill ended is in."""
+    """What staging.json says. whole: all that was archived when the backfill ended is in. taken: the source's shards
+    may hold some of it already, and nothing else of these views.
+    """
 
     format_version: int
     source: str
     views: tuple[StagedView, ...]
     whole: bool = False
+    taken: bool = False
 
 
 def staging_dir(data_dir: Path, source: str) -> Path:

@@ -6,8 +6,10 @@ backfill. All steps may be repeated: the rows are copied again as they are, file
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from featurestore.compile.view import CompiledView, compile_view
@@ -18,9 +20,9 @@ from featurestore.offline.layout import version_dir
 from featurestore.online import layout
 from featurestore.online.rocks import RocksMemory
 from featurestore.online.source_store import lock_source, open_source_store
-from featurestore.online.transfer import copy_view
+from featurestore.online.transfer import copy_view, knows_view
 from featurestore.registry import Registry
-from featurestore.worker.staging import Staging, clear_staging, read_staging, staging_dir
+from featurestore.worker.staging import Staging, clear_staging, read_staging, staging_dir, write_staging
 
 log = structlog.get_logger()
 
@@ -49,31 +51,48 @@ def settle_backfill(data_dir: Path, source: str, registry: Registry) -> frozense
 def take_in_backfill(data_dir: Path, source: str, registry: Registry) -> dict[str, int]:
     """Take in a source's backfill when it is whole; rows in the online store, by view.
 
-    Empty when there is nothing to take in. A backfill of versions that are not current any more is dropped. The caller
-    holds the locks of the source and of its backfill.
+    Empty when there is nothing to take in. A backfill is dropped when its versions are not current any more, or when a
+    worker has begun them meanwhile. The caller holds the locks of the source and of its backfill.
     """
     staging = read_staging(data_dir, source)
     if staging is None or not staging.whole:
         return {}
     views = staged_views(staging, registry)
     rows: dict[str, int] = {}
-    if views is None:
+    if views is None or not _fits(data_dir, staging, views):
         log.warning("backfill_dropped", source=source, views=[view.name for view in staging.views])
     else:
-        staged = staging_dir(data_dir, source)
-        info = open_source_store(staged, source, 1)
-        open_source_store(data_dir, source, info.shards)
-        memory = RocksMemory()
-        for view in views:
-            _move_files(staged / "offline", data_dir / "offline", view)
-            rows[view.name] = sum(
-                copy_view(
-                    layout.shard_dir(staged, source, shard), layout.shard_dir(data_dir, source, shard), view, memory
-                )
-                for shard in range(info.shards)
-            )
+        write_staging(data_dir, msgspec.structs.replace(staging, taken=True))
+        rows = _take(data_dir, source, views)
         log.info("backfill_taken_in", source=source, rows=rows)
     clear_staging(data_dir, source)
+    return rows
+
+
+def _fits(data_dir: Path, staging: Staging, views: Sequence[CompiledView]) -> bool:
+    """Whether the source's shards know nothing of the views but what an interrupted hand-over of this backfill left.
+
+    A worker that started while the backfill was being chosen has begun them by itself: its rows stand.
+    """
+    staged = open_source_store(staging_dir(data_dir, staging.source), staging.source, 1)
+    shards = open_source_store(data_dir, staging.source, staged.shards).shards
+    if shards != staged.shards:
+        return False
+    memory = RocksMemory()
+    folders = [layout.shard_dir(data_dir, staging.source, shard) for shard in range(shards)]
+    return staging.taken or not any(knows_view(folder, view, memory) for folder in folders for view in views)
+
+
+def _take(data_dir: Path, source: str, views: Sequence[CompiledView]) -> dict[str, int]:
+    """Move the files, copy the rows; rows by view."""
+    staged = staging_dir(data_dir, source)
+    shards = open_source_store(staged, source, 1).shards
+    memory = RocksMemory()
+    rows: dict[str, int] = {}
+    for view in views:
+        _move_files(staged / "offline", data_dir / "offline", view)
+        pairs = [(layout.shard_dir(staged, source, n), layout.shard_dir(data_dir, source, n)) for n in range(shards)]
+        rows[view.name] = sum(copy_view(origin, target, view, memory) for origin, target in pairs)
     return rows
 
 
