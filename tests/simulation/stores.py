@@ -133,7 +133,7 @@ class _MemoryReader(OnlineReader):
         self._plans = {}
         self._encoded: dict[tuple[str, str], bytes | None] = {}
 
-    def _fetch(self, view: CompiledView, keys: Sequence[str | None]) -> list[bytes | None]:
+    def fetch(self, view: CompiledView, keys: Sequence[str | None]) -> list[bytes | None]:
         return [None if key is None else self._value(view, key) for key in keys]
 
     def _value(self, view: CompiledView, key: str) -> bytes | None:
