@@ -230,7 +230,8 @@ def test_made_again_from_its_manifest_after_the_archive_has_grown(
     spine.write_parquet(grown / "spine.parquet")
     asked = ("--spine", grown / "spine.parquet")
     first = command(copy, *asked, "--features", ",".join(FEATURES), "--out", grown / "first.parquet")
-    assert first["rows"] == spine.height and first["columns"] == expected.columns
+    assert first["rows"] == spine.height
+    assert first["columns"] == expected.columns
     assert pl.read_parquet(grown / "first.parquet").equals(expected)
 
     with EmbeddedBroker(grown / "data") as broker:
@@ -256,12 +257,14 @@ def test_made_again_from_its_manifest_after_the_archive_has_grown(
         "--out",
         "x.parquet",
     )
-    assert refused.returncode == 1 and "the spine is not the one of the manifest" in refused.stderr
+    assert refused.returncode == 1
+    assert "the spine is not the one of the manifest" in refused.stderr
     toml = grown / "project" / copy.example.module
     toml.write_text(toml.read_text().replace('pl.col("status") == "approved"', 'pl.col("status") != "declined"'))
     assert copy.call("apply", copy.example.module).returncode == 0
     refused = copy.call("training-set", *map(str, asked), "--as-of-manifest", first["manifest"], "--out", "x.parquet")
-    assert refused.returncode == 1 and "computes something else by now" in refused.stderr
+    assert refused.returncode == 1
+    assert "computes something else by now" in refused.stderr
 
 
 def test_a_folder_has_the_rows_in_parts(
