@@ -17,14 +17,15 @@ _OURS = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset
 
 Client = TypeVar("Client")
 
-_UNREACHABLE = {
+LEADER_MOVES = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
+"""A partition has no leader yet, or another one than the broker that was asked: passes by itself."""
+_UNREACHABLE = LEADER_MOVES | {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT,
     KafkaError._RESOLVE,
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.LEADER_NOT_AVAILABLE,
 }
 
 

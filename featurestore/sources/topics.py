@@ -18,7 +18,7 @@ from featurestore.errors import (
     SourceError,
     TopicNotFoundError,
 )
-from featurestore.sources.client import client_settings, kafka_error, make_client
+from featurestore.sources.client import LEADER_MOVES, client_settings, kafka_error, make_client
 from featurestore.sources.embedded import EMBEDDED, EmbeddedAddress, embedded_address
 
 log = structlog.get_logger()
@@ -77,8 +77,7 @@ def describe_topic(
                 hint="create it, or send to it first: featurestore produce TOPIC FILE",
             )
         partitions = {
-            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_S)
-            for partition in sorted(metadata.partitions)
+            partition: _offsets(consumer, TopicPartition(topic, partition)) for partition in sorted(metadata.partitions)
         }
         generation = embedded.generation if embedded else _topic_id(shared, topic)
     except KafkaException as error:
@@ -89,6 +88,19 @@ def describe_topic(
     finally:
         consumer.close()
     return TopicInfo(generation, partitions)
+
+
+def _offsets(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    """(first, end) offset; asked again while the partition moves to another leader, or has none yet."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(
+            lambda error: isinstance(error, KafkaException) and error.args[0].code() in LEADER_MOVES
+        ),
+        wait=tenacity.wait_fixed(0.1),
+        stop=tenacity.stop_after_delay(REQUEST_TIMEOUT_S),
+        reraise=True,
+    )
+    return retrying(consumer.get_watermark_offsets, partition, timeout=REQUEST_TIMEOUT_S)
 
 
 def _topic_id(settings: dict[str, object], topic: str) -> str:

@@ -114,6 +114,8 @@ def test_what_is_compacted_beside_a_killed_and_restarted_worker_equals_an_undist
                     worker.wait()
                     worker_kills += 1
                     worker = project.start(*run, log=log)
+            while len(log_events(log, "worker_started")) <= worker_kills:
+                time.sleep(0.1)  # before that a signal would kill it
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(30) == 0, log.read_text()[-3000:]
         finally:
