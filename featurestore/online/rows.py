@@ -23,7 +23,7 @@ import pyarrow as pa
 from featurestore.batches import NO_TIME
 from featurestore.compile.view import CompiledView
 from featurestore.compute.slots import Column, Slot, StoredText
-from featurestore.compute.tiles import TileTable, empty_tiles
+from featurestore.compute.tiles import TileTable
 from featurestore.errors import StoreFormatError
 from featurestore.shard.protocol import RowSet
 
@@ -112,8 +112,6 @@ class RowDecoder:
                 raise self._strange(version)
         newest = np.array([head[2] for head in heads], dtype=np.int64)
         found = [value for value in values if value is not None]
-        if not found:
-            return RowSet(empty_tiles(self._slots), newest)
         size = self._dtype.itemsize
         counts = [head[1] for head in heads]
         ends = [width + head[1] * size for head in heads if head is not _NO_ROW]
