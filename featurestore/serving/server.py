@@ -4,6 +4,7 @@ the stores.
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import threading
@@ -113,6 +114,9 @@ def run_worker(options: ServerOptions, listener: socket.socket, parent: Connecti
     problem = follow_once(service, check=True)
     if problem:
         log.warning("refresh_failed", error=problem)
+    # What is there now stays: left to itself the collector walks over all of it again and again while reads wait.
+    gc.collect()
+    gc.freeze()
     follower.start()
     try:
         server.run(sockets=[listener])
