@@ -23,7 +23,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_OPERATORS = _names(
+OPERATORS = _names(
     """
     Eq NotEq Lt LtEq Gt GtEq EqValidity NotEqValidity Plus Minus Multiply Divide TrueDivide
     FloorDivide Modulus And Or Xor LogicalAnd LogicalOr
@@ -174,7 +174,7 @@ def _refused(node: Any) -> str | None:
     if children is None:
         return _spoken(_split(body)[0] if kind == "Agg" else kind)
     refused = None
-    if kind == "BinaryExpr" and body["op"] not in _OPERATORS:
+    if kind == "BinaryExpr" and body["op"] not in OPERATORS:
         refused = str(body["op"])
     elif kind == "Literal":
         refused = _refused_literal(body)
@@ -245,6 +245,13 @@ def _options(options: Any) -> str:
     return json.dumps(options, sort_keys=True, ensure_ascii=False)
 
 
+def _as_json(values: pl.Series) -> pl.Series:
+    """Instants and spans as integers, bytes in hexadecimal, the rest as text."""
+    if values.dtype.is_temporal():
+        return values.to_physical()
+    return values.bin.encode("hex") if values.dtype == pl.Binary else values.cast(pl.String)
+
+
 def _literal(body: Any) -> str:
     kind, value = _split(body)
     name, content = _split(value)
@@ -253,7 +260,9 @@ def _literal(body: Any) -> str:
     if name == "List" and isinstance(content, list):
         # polars writes a list of literals as Arrow bytes, which differ between versions.
         values = pl.read_ipc_stream(io.BytesIO(bytes(content))).to_series()
-        return f"{values.dtype} {json.dumps(values.to_list(), default=str, ensure_ascii=False)}"
+        if values.dtype.is_integer() or values.dtype.is_float() or values.dtype in (pl.String, pl.Boolean):
+            return f"{values.dtype} {_options(values.to_list())}"
+        return f"List[{values.dtype}] {_options(_as_json(values).to_list())}"
     if name in ("String", "Boolean"):
         return _options(content)
     return f"{name} {_options(content)}"
