@@ -262,7 +262,7 @@ def _chosen_tiles(slot: Slot, columns: Mapping[str, Column], ranges: Ranges) -> 
     outermost = ranges.reduce(np.minimum if is_first else np.maximum, time, 0)
     tile, owner = ranges.expand()
     at = (time[tile] == outermost[owner]).nonzero()[0]
-    tile = tile[at]
+    tile = np.asarray(tile[at])
     filled = ranges.rows
     if len(tile) == len(filled):
         return tile

@@ -10,6 +10,7 @@ import ast
 import io
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -161,13 +162,13 @@ def _arrow(values: pl.Series) -> bytes:
 def _dtype(text: str) -> pl.DataType:
     """A polars type by its own text: "Int64", "Datetime(time_unit='us', time_zone='UTC')"."""
     name, _, arguments = text.partition("(")
-    kind = getattr(pl, name)
+    kind: Callable[..., pl.DataType] = getattr(pl, name)
     if not arguments:
-        return kind() if isinstance(kind, type) else kind
+        return kind()
     call = ast.parse(text, mode="eval").body
     assert isinstance(call, ast.Call)
     options = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    return kind(**options)  # type: ignore[no-any-return]
+    return kind(**options)
 
 
 def _call(name: str, arguments: list[Any], options: Any) -> Any:
