@@ -2,6 +2,7 @@
 
 duckdb: window functions over events and spine in one table. polars: rolling sums over the same, gathered by key and
 time. Both take the event of the instant itself, which a feature store must not; the figures are of time alone.
+duckdb-asof, polars-asof: the newest amount before the instant, comparable row by row.
 """
 
 from __future__ import annotations
@@ -60,7 +61,46 @@ def by_polars(folder: Path) -> int:
     return result.height
 
 
-ENGINES = {"duckdb": by_duckdb, "polars": by_polars}
+def newest_by_duckdb(folder: Path) -> int:
+    """Rows of the result."""
+    import duckdb
+
+    database = duckdb.connect()
+    database.execute("SET TimeZone = 'UTC'; SET threads = 2")
+    database.execute(f"""
+        COPY (
+            SELECT s.*, e.amount AS amount_last
+            FROM '{folder}/spine.parquet' s ASOF LEFT JOIN '{folder}/events.parquet' e
+            ON s.card_id = e.card_id AND s.event_timestamp > e.event_time
+        ) TO '{folder}/duckdb-asof.parquet'
+    """)
+    return int(database.execute(f"SELECT count(*) FROM '{folder}/duckdb-asof.parquet'").fetchall()[0][0])
+
+
+def newest_by_polars(folder: Path) -> int:
+    """Rows of the result."""
+    import polars as pl
+
+    spine = pl.scan_parquet(folder / "spine.parquet").sort("event_timestamp")
+    events = pl.scan_parquet(folder / "events.parquet").rename({"amount": "amount_last"}).sort("event_time")
+    result = spine.join_asof(
+        events,
+        left_on="event_timestamp",
+        right_on="event_time",
+        by="card_id",
+        allow_exact_matches=False,
+        check_sortedness=False,
+    ).collect()
+    result.write_parquet(folder / "polars-asof.parquet")
+    return result.height
+
+
+ENGINES = {
+    "duckdb": by_duckdb,
+    "polars": by_polars,
+    "duckdb-asof": newest_by_duckdb,
+    "polars-asof": newest_by_polars,
+}
 
 if __name__ == "__main__":
     print(ENGINES[sys.argv[1]](Path(sys.argv[2])))

@@ -1,7 +1,7 @@
-"""Nine features of a card's amounts: count, sum and maximum over 10 minutes, an hour and a day."""
+"""Nine features of a card's amounts: count, sum and maximum over 10 minutes, an hour and a day; the newest one."""
 
 from benchmarks.standard_pipeline import card
-from featurestore import KafkaSource, StreamFeatureView, agg
+from featurestore import KafkaSource, StreamFeatureView, agg, lifetime
 
 payments = KafkaSource(
     "payments",
@@ -19,5 +19,13 @@ card_history = StreamFeatureView(
     entities=[card],
     features=[agg.count(over=OVER), agg.sum("amount", over=OVER), agg.max("amount", over=OVER)],
     ttl="7d",
+    owner="benchmarks@example.com",
+)
+# What a join of states can express, too: the newest row before an instant.
+card_newest = StreamFeatureView(
+    "card_newest",
+    source=payments,
+    entities=[card],
+    features=[agg.last("amount", over=lifetime())],
     owner="benchmarks@example.com",
 )
