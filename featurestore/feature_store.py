@@ -24,14 +24,11 @@ _INSTANT = pl.Datetime("us", "UTC")
 class FeatureStore:
     """The feature store of a project.
 
-    directory: where featurestore.toml lies. modules: that define the views, where they are not in pipelines/; for
-    training data alone. It reads beside running workers and disturbs none. Raises ConfigError for wrong settings,
-    RegistryError when nothing was applied yet.
+    directory: where featurestore.toml lies. It reads beside running workers and disturbs none. Raises ConfigError for
+    wrong settings, RegistryError when nothing was applied yet.
     """
 
-    def __init__(self, directory: str | Path = ".", modules: Sequence[str] = ()) -> None:
-        self._directory = Path(directory).resolve()
-        self._modules = tuple(modules)
+    def __init__(self, directory: str | Path = ".") -> None:
         self._data_dir = data_dir = Settings.load(Path(directory)).store.data_dir
         self._root = data_dir / "offline"
         self._registry_path = data_dir / "registry" / "registry.db"
@@ -57,15 +54,14 @@ class FeatureStore:
         whose newest event is older than the view's ttl has null. The archive's whole history counts, whenever the
         view began.
 
-        Raises UnknownViewError, UnknownFeatureError, MalformedRequestError for a wrong spine or request,
-        DefinitionError when a view's module isn't found, PlanRequiredError when it differs from what is applied.
+        Raises UnknownViewError, UnknownFeatureError, MalformedRequestError for a wrong spine or request.
         """
         from featurestore.training.training_set import TrainingSetRequest, make_training_set
 
         request = TrainingSetRequest(
             spine, tuple(features), knowledge, knowledge_time, event_timestamp, full_feature_names
         )
-        return make_training_set(self._data_dir, self._directory, self._modules, request).frame
+        return make_training_set(self._data_dir, request).frame
 
     def scan_snapshots(self, view: str, *, window: str | None = None) -> pl.LazyFrame:
         """The valid snapshots of a view's applied version: of each key and window the row of the highest revision.

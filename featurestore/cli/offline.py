@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from featurestore.cli.options import DataDir, Json, Modules, Yes, confirm, load_settings, require_data_dir
+from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, require_data_dir
 from featurestore.cli.output import format_bytes, print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ PRUNE_EXAMPLES = (
 )
 
 VERIFY_EXAMPLES = (
-    "Examples: [bold]featurestore offline verify pipelines/transactions.py --sample 1000[/bold]   "
-    "[bold]featurestore offline verify pipelines.transactions --view card_activity --json[/bold]"
+    "Examples: [bold]featurestore offline verify --sample 1000[/bold]   "
+    "[bold]featurestore offline verify card_activity --json[/bold]"
 )
 
 app = typer.Typer(help="What lies in the offline store: list, compact, prune, verify.", no_args_is_help=True)
@@ -187,9 +187,8 @@ def prune(
 
 @app.command("verify", epilog=VERIFY_EXAMPLES)
 def verify(
-    modules: Modules,
-    view: Annotated[
-        list[str] | None, typer.Option("--view", help="This view alone; may be repeated.", show_default=False)
+    views: Annotated[
+        list[str] | None, typer.Argument(metavar="[VIEW]...", help="These views; all without.", show_default=False)
     ] = None,
     sample: Annotated[
         int | None,
@@ -215,7 +214,7 @@ def verify(
                 tasks[name] = progress.add_task(f"recomputing {name}", total=1.0)
             progress.update(tasks[name], completed=share)
 
-        verified = verify_views(settings, modules, view or [], sample, on_progress)
+        verified = verify_views(settings, views or [], sample, on_progress)
     comparisons = [comparison for one in verified for comparison in one.comparisons.values()]
     if json:
         print_json({"views": [one.document() for one in verified]})

@@ -41,10 +41,6 @@ def training_set(
     ] = None,
     event_timestamp: Annotated[str, typer.Option(help="The spine's column of instants.")] = "event_timestamp",
     full_feature_names: Annotated[bool, typer.Option(help="Columns are named VIEW__FEATURE.")] = False,
-    module: Annotated[
-        list[str] | None,
-        typer.Option("--module", metavar="MODULE", help="Defines the views, where they are not in pipelines/."),
-    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -62,7 +58,7 @@ def training_set(
     again = None if as_of_manifest is None else read_manifest(as_of_manifest)
     with ExitStack() as stack:
         show = stack.enter_context(_Progress()).show if sys.stderr.isatty() else lambda progress: None
-        made = make_training_set(folder, Path.cwd(), tuple(module or ()), request, again=again, progress=show)
+        made = make_training_set(folder, request, again=again, progress=show)
         files = write_training_set(made, out)
     if json:
         print_json(

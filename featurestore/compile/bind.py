@@ -1,4 +1,4 @@
-"""A compiled view bound to its author's expressions: what a worker runs."""
+"""A compiled view bound to its expressions: what a worker runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from featurestore.compile.view import CompiledView
+from featurestore.definitions.expression_text import parse_expression
 
 EntityGroup = tuple[str, ...]
 """Join key names: views with the same ones share a routing."""
@@ -32,3 +33,13 @@ class BoundView:
         for expression in (*self.derive.values(), *([] if self.where is None else [self.where])):
             needed.update(expression.meta.root_names())
         return needed
+
+
+def bind_view(compiled: CompiledView) -> BoundView:
+    """A view with the expressions that its definition says in text, so no author's module is needed.
+
+    Raises DefinitionError when the installed polars does not know an operation of them.
+    """
+    spec = compiled.spec
+    where = None if spec.where is None else parse_expression(spec.where)
+    return BoundView(compiled, where, {name: parse_expression(text) for name, text in spec.derive})

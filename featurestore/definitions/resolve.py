@@ -13,6 +13,7 @@ import polars as pl
 
 from featurestore.definitions.agg import Aggregation
 from featurestore.definitions.discover import Definitions
+from featurestore.definitions.expression_text import parse_expression
 from featurestore.definitions.expressions import canonical, root_columns
 from featurestore.definitions.names import duration_us, nearest
 from featurestore.definitions.resolve_batch import resolve_batch_view
@@ -152,8 +153,8 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
         source=source.name,
         entities=entities,
         features=features,
-        where=None if view.where is None else canonical(view.where),
-        derive=tuple((name, canonical(expression)) for name, expression in derive.items()),
+        where=None if view.where is None else _written(f"{what}: where", view.where),
+        derive=tuple((name, _written(f"{what}: derive '{name}'", made)) for name, made in derive.items()),
         ttl_us=0 if view.ttl is None else duration_us(view.ttl, f"{what}: ttl"),
         snapshot_every_us=duration_us(view.snapshot_every, f"{what}: snapshot_every"),
         start=view.start,  # type: ignore[arg-type]
@@ -161,6 +162,17 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
         description=view.description,
         tags=dict(view.tags or {}),
     )
+
+
+def _written(what: str, expression: pl.Expr) -> str:
+    """The canonical text, which must say all: the registry is what views are computed from."""
+    text = canonical(expression)
+    if canonical(parse_expression(text)) != text:
+        raise DefinitionError(
+            f"{what}: the expression can't be written down as text: {text}",
+            hint="write it with plain values and other operations",
+        )
+    return text
 
 
 def fingerprint(spec: ViewSpec | BatchViewSpec | SourceSpec | EntitySpec) -> str:

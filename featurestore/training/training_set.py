@@ -12,11 +12,12 @@ import polars as pl
 
 from featurestore.batch.point_in_time import INSTANT, join_batch_view
 from featurestore.compile.batch import CompiledBatchView
+from featurestore.compile.bind import bind_view
+from featurestore.compile.view import compile_view
 from featurestore.durations import format_instant, parse_instant_us
 from featurestore.errors import MalformedRequestError, UnknownFeatureError
 from featurestore.offline.batch_rows import batch_files
 from featurestore.registry import RegisteredBatchView, RegisteredView, Registry
-from featurestore.training.bind import bind_views
 from featurestore.training.history import JoinOptions, JoinProgress, Knowledge, WantedView, point_in_time_join
 from featurestore.training.manifest import (
     BatchViewMark,
@@ -60,8 +61,6 @@ class TrainingSet:
 
 def make_training_set(
     data_dir: Path,
-    directory: Path,
-    modules: Sequence[str],
     request: TrainingSetRequest,
     *,
     again: Manifest | None = None,
@@ -69,8 +68,7 @@ def make_training_set(
 ) -> TrainingSet:
     """Join the features to the spine.
 
-    data_dir, directory, modules: of the project; see `bind_views`. again: make the set of this manifest, by what its
-    archive held then; features, knowledge and names are taken from it.
+    again: make the set of this manifest, by what its archive held then; features, knowledge and names come from it.
     Raises MalformedRequestError for a wrong spine or request, UnknownViewError, UnknownFeatureError.
     """
     if again is not None:
@@ -95,10 +93,9 @@ def make_training_set(
         )
     if again is not None:
         check_same(again, spine, {view.spec.name: (view.version, view.fingerprint) for view in asked})
-    bound = bind_views(views, sources, directory, modules)
     wanted = [
         WantedView(
-            bound[view.spec.name],
+            bind_view(compile_view(view.spec, sources[view.spec.source], view_id=view.view_id, version=view.version)),
             sources[view.spec.source],
             tuple((f.partition(":")[2], names[f]) for f in names if f.partition(":")[0] == view.spec.name),
         )

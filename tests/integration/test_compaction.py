@@ -104,7 +104,7 @@ def test_what_is_compacted_beside_a_killed_and_restarted_worker_equals_an_undist
                     compaction.wait()
                     killed += 1
                 if compactions == 3 and not verified:
-                    done = project.call("offline", "verify", project.example.module, "--sample", "20", "--json")
+                    done = project.call("offline", "verify", "--sample", "20", "--json")
                     assert done.returncode == 0, done.stdout + done.stderr
                     verified = sum(
                         one["compared"] for view in json.loads(done.stdout)["views"] for one in view["comparisons"]
@@ -182,7 +182,7 @@ def test_what_is_pruned_stays_counted_and_a_run_goes_on_behind_it(tmp_path: Path
             line for line in after.splitlines() if "freshness" not in line
         ]
         # What is left is compared, and nothing that reaches before it.
-        verified = project.call("offline", "verify", project.example.module, "--sample", "20", "--json")
+        verified = project.call("offline", "verify", "--sample", "20", "--json")
         assert verified.returncode == 0, verified.stdout + verified.stderr
         found = {
             (view["view"], one["dataset"], one["feature"]): one["compared"]

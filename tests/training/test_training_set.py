@@ -273,7 +273,7 @@ def test_a_folder_has_the_rows_in_parts(
     from featurestore.training.training_set import TrainingSetRequest, make_training_set
 
     monkeypatch.setattr(output, "PART_ROWS", 15)
-    made = make_training_set(project.data_dir, project.folder, (), TrainingSetRequest(spine, tuple(FEATURES)))
+    made = make_training_set(project.data_dir, TrainingSetRequest(spine, tuple(FEATURES)))
     files = output.write_training_set(made, tmp_path / "set")
     assert [file.name for file in files] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     assert pl.concat(map(pl.read_parquet, files)).equals(expected)

@@ -77,14 +77,12 @@ def test_both_kinds_of_views_in_one_training_set(project: tuple[StreamProject, P
         None,
     ]
 
-    first = make_training_set(streams.data_dir, streams.folder, (), TrainingSetRequest(spine, tuple(KEYS)))
+    first = make_training_set(streams.data_dir, TrainingSetRequest(spine, tuple(KEYS)))
     assert first.frame.equals(found)
     write_rows(files.folder / "rows" / "2.parquet", [Row("a", 2.5, 99, 2.5)])
     files.materialize(view, 6)
     assert store.get_historical_features(spine, KEYS)["credit"].to_list() == [10, 99, 30, None]
-    again = make_training_set(streams.data_dir, streams.folder, (), TrainingSetRequest(spine, ()), again=first.manifest)
+    again = make_training_set(streams.data_dir, TrainingSetRequest(spine, ()), again=first.manifest)
     assert again.frame.equals(first.frame)
     with pytest.raises(MalformedRequestError, match="the spine is not the one of the manifest"):
-        make_training_set(
-            streams.data_dir, streams.folder, (), TrainingSetRequest(spine.reverse(), ()), again=first.manifest
-        )
+        make_training_set(streams.data_dir, TrainingSetRequest(spine.reverse(), ()), again=first.manifest)
