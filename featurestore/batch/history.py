@@ -24,7 +24,15 @@ from featurestore.definitions.specs import SourceSpec
 from featurestore.durations import format_instant
 from featurestore.errors import BackfillError, SourceError
 from featurestore.offline.atomic import CrashPoint, no_crash
-from featurestore.offline.history import GRACE_S, SEGMENT_ROWS, Border, HistoryWriter, history_border
+from featurestore.offline.history import (
+    GRACE_S,
+    SEGMENT_BYTES,
+    SEGMENT_ROWS,
+    Border,
+    HistoryWriter,
+    history_border,
+    remove_leftovers,
+)
 from featurestore.offline.layout import HISTORY
 from featurestore.offline.manifest import maintenance_lock, read_manifest
 from featurestore.offline.swaps import finish_swaps
@@ -78,10 +86,15 @@ class _Checked:
     earliest_us: int | None
     latest_us: int | None
     digest: str
+    memory_bytes: int = 0
 
     @property
     def rows(self) -> int:
         return self.by_minute.total()
+
+    @property
+    def segment_rows(self) -> int:
+        return max(1, min(SEGMENT_ROWS, SEGMENT_BYTES * self.rows // max(self.memory_bytes, 1)))
 
 
 def plan_import(
@@ -104,18 +117,19 @@ def import_history(
     before_us: int | None = None,
     progress: Callable[[ImportProgress], None] = lambda progress: None,
     *,
-    segment_rows: int = SEGMENT_ROWS,
+    segment_rows: int | None = None,
     crash_point: CrashPoint = no_crash,
 ) -> HistoryImport:
     """Put the events of some files under a source's archive, those older than all that it has. root: offline store.
 
-    before_us: only older ones than this; None: as late as may be (`Border`). Raises BackfillError when nothing of the
-    topic is archived yet or `before_us` is later than may be; SourceError when a row can't be an event, naming file,
-    column and row; SchemaError for a file without the source's columns; StoreLockedError beside a compaction;
-    StoreFullError without room. Nothing has been imported then.
+    before_us: only older ones than this; None: as late as may be (`Border`). segment_rows: of a file; None: by size.
+    Raises BackfillError when nothing of the topic is archived yet or `before_us` is later than may be; SourceError when
+    a row can't be an event, naming file, column and row; SchemaError for a file without the source's columns;
+    StoreLockedError beside a compaction; StoreFullError without room. Nothing has been imported then.
     """
     with maintenance_lock(root):
         finish_swaps(root, grace_s=GRACE_S, crash_point=crash_point)
+        remove_leftovers(root)
         border = history_border(root, source)
         end_us = _end_us(source, border, before_us)
         checked = _check(root, files, source, end_us, progress)
@@ -127,7 +141,7 @@ def import_history(
             source.name,
             report.generation,
             checked.by_minute,
-            segment_rows=segment_rows,
+            segment_rows=segment_rows or checked.segment_rows,
             crash_point=crash_point,
         )
         try:
@@ -200,6 +214,7 @@ def _check(
                 found.earliest_us = min(int(times.min()), found.earliest_us or int(times.min()))  # type: ignore[arg-type]
                 found.latest_us = max(int(times.max()), found.latest_us or int(times.max()))  # type: ignore[arg-type]
                 _feed(digest, part.events)
+                found.memory_bytes += int(part.events.estimated_size())
         progress(ImportProgress("checking", found.read, None))
     if bad:
         raise _refusal(source, bad)

@@ -179,12 +179,16 @@ def _values(values: pl.Series, column: ColumnSpec) -> pl.Series:
 
 
 def _instants(values: pl.Series, column: ColumnSpec) -> pl.Series:
-    """In µs. A number is in the unit that the schema says, milliseconds where it says none."""
-    if values.dtype.is_integer() and column.unit is not None and column.unit in _UNITS:
-        multiply, divide = _UNITS[column.unit]
-        numbers = values.cast(pl.Int64, strict=False)
-        return numbers.set(numbers.abs() > TIME_MAX_US * divide // multiply, None) * multiply // divide
-    return instants_us(values)
+    """In µs. A number, or text that is one, is in the unit that the schema says, milliseconds where it says none."""
+    multiply, divide = _UNITS.get(column.unit or "ms", _UNITS["ms"])
+    numbers = values
+    if values.dtype == pl.String:
+        numbers = values.str.strip_chars().str.to_integer(strict=False)
+    if not numbers.dtype.is_integer():
+        return instants_us(values)
+    numbers = numbers.cast(pl.Int64, strict=False)
+    counted = numbers.set(numbers.abs() > TIME_MAX_US * divide // multiply, None) * multiply // divide
+    return counted if values.dtype != pl.String else counted.zip_with(numbers.is_not_null(), instants_us(values))
 
 
 def _bad_rows(

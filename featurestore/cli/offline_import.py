@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from featurestore.cli.options import DataDir, Json, load_settings, require_data_dir
@@ -66,7 +67,7 @@ def import_history(
         act = plan_import if dry_run else import_files
         done = act(folder / "offline", spec, found, before_us, bar.show)
     if json:
-        print_json({"dry_run": dry_run, **{name: getattr(done, name) for name in done.__struct_fields__}})
+        print_json({"dry_run": dry_run, **msgspec.structs.asdict(done)})
     else:
         _tell(done, dry_run)
 

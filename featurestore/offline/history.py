@@ -37,7 +37,7 @@ from featurestore.offline.archive_reader import archived_generations
 from featurestore.offline.atomic import CrashPoint, make_folder, no_crash, store_full_errors, write_atomically
 from featurestore.offline.layout import EVENTS
 from featurestore.offline.listing import segment_files, with_fresh_files
-from featurestore.offline.manifest import Swap
+from featurestore.offline.manifest import Swap, read_manifest
 from featurestore.offline.partition_archive import STATISTICS
 from featurestore.offline.segments import FORMAT_VERSION, SegmentFooter
 from featurestore.offline.swaps import swap_files
@@ -46,9 +46,12 @@ from featurestore.offline.tables import read_figures, write_frame
 PARTITIONS = 8
 """As many processes can fill a view from it side by side."""
 
-SEGMENT_ROWS = 250_000
-SPILL_ROWS = 500_000
-"""So many rows are in memory before they are sorted into their segments on disk."""
+SEGMENT_ROWS = 125_000
+SEGMENT_BYTES = 64 * 2**20
+"""As of a worker's segments: a reader of all partitions has one of each in memory."""
+
+SPILL_BYTES = 128 * 2**20
+"""So much is in memory before it is sorted into its segments on disk."""
 
 GRACE_S = 30.0
 """As of compaction: how long a file keeps the name that readers may have listed."""
@@ -108,11 +111,17 @@ def _span_us(folder: Path) -> tuple[int, int] | None:
     return (_us(min(low for low, _ in spans)), _us(max(high for _, high in spans))) if spans else None
 
 
+def remove_leftovers(root: Path) -> None:
+    """Remove what a killed import had sorted. The caller holds `maintenance_lock`."""
+    shutil.rmtree(root / layout.MAINTENANCE / "import", ignore_errors=True)
+
+
 class HistoryWriter:
     """Writes one generation of history. The caller holds `maintenance_lock` and has called `finish_swaps` before.
 
-    rows_by_minute: how many events will come, by minute since the epoch. Killed at any moment it leaves nothing that a
-    reader sees, unless `publish` has named the files in the manifest: then they are all there.
+    rows_by_minute: how many events will come, by minute since the epoch; segment_rows: of a file, about. Killed at any
+    moment it leaves nothing that a reader sees, unless `publish` has named the files in the manifest: then they are all
+    there.
     """
 
     def __init__(
@@ -122,7 +131,7 @@ class HistoryWriter:
         generation: str,
         rows_by_minute: Mapping[int, int],
         *,
-        segment_rows: int = SEGMENT_ROWS,
+        segment_rows: int,
         crash_point: CrashPoint = no_crash,
     ) -> None:
         self._root = root
@@ -134,7 +143,6 @@ class HistoryWriter:
         self._spill = root / layout.MAINTENANCE / "import"
         self._waiting: list[pl.DataFrame] = []
         self._swaps: list[Swap] = []
-        self._published = False
         self.size_bytes = 0
         self.discard()
         make_folder(self._spill)
@@ -155,7 +163,7 @@ class HistoryWriter:
         Raises StoreFullError when there is no room.
         """
         self._waiting.append(rows)
-        if sum(frame.height for frame in self._waiting) >= SPILL_ROWS:
+        if sum(int(frame.estimated_size()) for frame in self._waiting) >= SPILL_BYTES:
             self._write_spill()
 
     def stage(self, done: Callable[[int], None] = lambda rows: None) -> None:
@@ -176,16 +184,15 @@ class HistoryWriter:
         """Show what was staged, all at once."""
         for swap in self._swaps:
             make_folder(self._root / swap.folder)
-        self._published = True
         swap_files(self._root, self._swaps, grace_s=GRACE_S, crash_point=self._crash_point)
-        self.discard()
+        remove_leftovers(self._root)
 
     def discard(self) -> None:
         """Remove what was not published, for the room that it takes."""
-        shutil.rmtree(self._spill, ignore_errors=True)
-        if not self._published:
-            base = layout.generation_dir(self._root, EVENTS, self._source, self._generation)
-            shutil.rmtree(layout.staged_path(self._root, base.relative_to(self._root).as_posix(), "x").parent, True)
+        remove_leftovers(self._root)
+        base = layout.generation_dir(self._root, EVENTS, self._source, self._generation).relative_to(self._root)
+        if not any(Path(swap.folder).parent == base for swap in read_manifest(self._root).swaps):
+            shutil.rmtree(layout.staged_path(self._root, base.as_posix(), "x").parent, ignore_errors=True)
 
     def _write_spill(self) -> None:
         if not self._waiting:
