@@ -50,7 +50,7 @@ SEGMENT_ROWS = 125_000
 SEGMENT_BYTES = 64 * 2**20
 """As of a worker's segments: a reader of all partitions has one of each in memory."""
 
-SPILL_BYTES = 128 * 2**20
+SPILL_BYTES = 32 * 2**20
 """So much is in memory before it is sorted into its segments on disk."""
 
 GRACE_S = 30.0
