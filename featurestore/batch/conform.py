@@ -121,6 +121,14 @@ def conform(view: CompiledBatchView, raw: pl.DataFrame, place: str) -> Converted
 
 
 def _typed(values: pl.Series, dtype: str, what: str) -> pl.Series:
+    out = typed(values, dtype)
+    _refuse_lost(values, out, f"{what} holds", f"which is no {dtype}")
+    return out
+
+
+def typed(values: pl.Series, dtype: str) -> pl.Series:
+    """Values of a column that is no `misfit` as "Int64", "Float64", "String" or "Boolean"; null for one that is
+    none."""
     if values.dtype == pl.Null:
         return values.cast(getattr(pl, dtype))
     text = values.dtype.base_type() in _TEXTS
@@ -133,12 +141,19 @@ def _typed(values: pl.Series, dtype: str, what: str) -> pl.Series:
         out = whole.set(whole.cast(pl.Float64) != values.cast(pl.Float64), None)
     else:
         out = values.cast(getattr(pl, dtype), strict=False)
-    _refuse_lost(values, out, f"{what} holds", f"which is no {dtype}")
     return out.alias(values.name)
 
 
 def _instant_us(values: pl.Series, what: str) -> pl.Series:
-    """Instants in µs. Without a zone they are UTC; integers are milliseconds since the epoch, as Kafka's are."""
+    out = instants_us(values)
+    why = "in milliseconds since the epoch" if values.dtype.is_integer() else ""
+    _refuse_lost(values, out, f"{what} holds", f"which is no {'' if why else 'ISO 8601 '}instant {why}".rstrip())
+    return out
+
+
+def instants_us(values: pl.Series) -> pl.Series:
+    """Instants in µs, null for what is none. Without a zone they are UTC; integers are milliseconds since the epoch,
+    as Kafka's are."""
     dtype = values.dtype
     if dtype == pl.Null:
         return values.cast(pl.Int64)
@@ -148,9 +163,7 @@ def _instant_us(values: pl.Series, what: str) -> pl.Series:
         return values.cast(pl.Datetime("us")).dt.epoch("us")
     if dtype.is_integer():
         out = values.cast(pl.Int64, strict=False)
-        out = (out * 1_000).set(out.abs() > 2**53, None)
-        _refuse_lost(values, out, f"{what} holds", "which is no instant in milliseconds since the epoch")
-        return out
+        return (out * 1_000).set(out.abs() > 2**53, None)
     text = values.cast(pl.String).str.strip_chars().alias("text").to_frame()
     text = text.with_columns(
         pl.col("text").str.replace(r"^(\d{4}-\d{2}-\d{2}) ", "${1}T").str.replace(r"[zZ]$", "+00:00")
@@ -160,7 +173,6 @@ def _instant_us(values: pl.Series, what: str) -> pl.Series:
         # Most often the first one that fits any row fits all.
         if out.null_count() > values.null_count():
             out = text.select(pl.coalesce(out, form)).to_series()
-    _refuse_lost(values, out, f"{what} holds", "which is no ISO 8601 instant")
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,13 @@ _HASH = "_hash"
 class ArchivedEvents:
     """The archive of a view's source. Every read goes through all its files, one at a time.
 
-    Files may vanish while it reads: the callers try again (`with_fresh_files`).
+    histories: generations of imported history that the view was filled from; of others it has no event. Files may
+    vanish while it reads: the callers try again (`with_fresh_files`).
     """
 
-    def __init__(self, root: Path, source: SourceSpec, view: BoundView) -> None:
+    def __init__(self, root: Path, source: SourceSpec, view: BoundView, histories: Collection[str]) -> None:
         self._root = root
+        self._histories = histories
         self._source = source.name
         self._columns = source.columns
         self._view = view
@@ -82,7 +84,9 @@ class ArchivedEvents:
     def _partitions(self) -> Iterator[list[Path]]:
         base = layout.source_dir(self._root, EVENTS, self._source)
         for partition in partition_folders(self._root, self._source):
-            yield [path for _, path in segment_files(base / partition)]
+            history = layout.history_of(base / partition)
+            if history is None or history in self._histories:
+                yield [path for _, path in segment_files(base / partition)]
 
     @staticmethod
     def _nothing(needed: list[str]) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featurestore.cli.options import DataDir, Json, Modules, Yes, confirm, load_settings, require_data_dir
-from featurestore.cli.output import format_bytes, print_json, print_line, print_table
+from featurestore.cli.output import format_bytes, print_json, print_line, print_table, warn
 
 if TYPE_CHECKING:
     from featurestore.worker.backfill_plan import SourceBackfill
@@ -85,6 +85,12 @@ def backfill(
 
 
 def _print(sources: "Sequence[SourceBackfill]", *, json: bool, dry_run: bool) -> None:
+    for partial in (partial for source in sources for partial in source.partial):
+        since = partial.complete_from
+        warn(
+            f"the archive may lack events {', '.join(partial.missing)}: windows of {partial.view} "
+            + ("over a lifetime are never complete" if since is None else f"are complete from {since} on")
+        )
     if json:
         print_json({"dry_run": dry_run, "sources": sources})
         return

@@ -35,6 +35,11 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def warn(text: str) -> None:
+    """A line on stderr about what the answer does not have."""
+    sys.stderr.write(f"Warning: {text}\n")
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """A table; numbers to the right, None as a dash."""
     cells = [list(row) for row in rows]

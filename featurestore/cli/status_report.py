@@ -48,7 +48,8 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 
 
 class SourceStatus(msgspec.Struct, frozen=True):
-    """A source. Messages are counted as archived: read = accepted + late + dead letters.
+    """A source. Messages are counted as archived: read = accepted + late + dead letters. imported: events of history by
+    generation, which no message brought.
 
     generation: None when the broker does not answer; then broker_error says why, and partitions are those last read.
     """
@@ -63,6 +64,7 @@ class SourceStatus(msgspec.Struct, frozen=True):
     accepted: int
     late: int
     dead_letters: dict[str, int]
+    imported: dict[str, int]
     has_store: bool
 
 
@@ -202,6 +204,7 @@ def _source_status(
         accepted=counts.accepted,
         late=counts.late,
         dead_letters=counts.dead_letters,
+        imported=counts.imported,
         has_store=read_store_info(data_dir, source.name) is not None,
     )
 
@@ -219,8 +222,10 @@ def _view_status(
     watermark_us = min((state.watermark_us for state in states), default=NO_TIME)
     newest_us = max((fence.max_event_time_us for state in states for fence in state.fences.values()), default=NO_TIME)
     seen = total.applied + total.filtered + total.null_key
+    filled = {key.rpartition("/")[0] for state in states for key in state.fences}
+    there = source.accepted + sum(count for name, count in source.imported.items() if name in filled)
     since: str | None
-    if view.start == "latest" or (source.lag == 0 and seen < source.accepted):
+    if view.start == "latest" or (source.lag == 0 and seen < there):
         # It began behind events that the archive has; its first fence was written when this version first ran.
         since, from_beginning = view.applied_at.isoformat(), False
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from featurestore.cli.options import DataDir, Json, load_settings, require_data_dir
-from featurestore.cli.output import print_json, print_line
+from featurestore.cli.output import print_json, print_line, warn
 
 if TYPE_CHECKING:
     from featurestore.training.history import JoinProgress
@@ -60,6 +60,13 @@ def training_set(
         show = stack.enter_context(_Progress()).show if sys.stderr.isatty() else lambda progress: None
         made = make_training_set(folder, request, again=again, progress=show)
         files = write_training_set(made, out)
+    for partial in made.partial:
+        since = partial.complete_from
+        warn(
+            f"the archive may lack events {', '.join(partial.missing)}: windows of {partial.view} reach there in "
+            f"{partial.rows:,} of {made.frame.height:,} rows and "
+            + ("over a lifetime are never complete" if since is None else f"are complete from {since} on")
+        )
     if json:
         print_json(
             {
@@ -67,6 +74,7 @@ def training_set(
                 "columns": made.frame.columns,
                 "files": files,
                 "manifest": manifest_path(out),
+                "partial": made.partial,
             }
         )
         return

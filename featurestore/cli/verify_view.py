@@ -29,7 +29,7 @@ from featurestore.definitions.specs import SourceSpec
 from featurestore.errors import StoreError
 from featurestore.offline.archive import read_ends
 from featurestore.offline.completeness import read_marker_us
-from featurestore.offline.layout import SnapshotDataset
+from featurestore.offline.layout import SnapshotDataset, is_history
 from featurestore.offline.listing import with_fresh_files
 from featurestore.offline.read import archive_counts, scan_valid_snapshots
 from featurestore.offline.retention import archive_pruned_until, snapshots_complete_since
@@ -124,7 +124,8 @@ class ViewVerifier:
         self._view = view
         self._compiled = view.compiled
         self._source = source.name
-        self._events = ArchivedEvents(self._root, source, view)
+        self._spec = source
+        self._events = ArchivedEvents(self._root, source, view, ())
         self._applied_at = applied_at
         self._sample = sample
         self._on_progress = on_progress
@@ -138,6 +139,8 @@ class ViewVerifier:
         try:
             reader.refresh()
             states = reader.states(compiled)
+            filled = {key.rpartition("/")[0] for state in states for key in state.fences}
+            self._events = ArchivedEvents(self._root, self._spec, self._view, filled)
             self._await_archive(states)
             online = self._is_still(reader)
             done.since = archive_pruned_until(self._root, self._source)
@@ -200,7 +203,7 @@ class ViewVerifier:
                 key
                 for state in states
                 for key, fence in state.fences.items()
-                if fence.max_event_time_us != NO_TIME and fence.next_offset > ends.get(key, 0)
+                if fence.max_event_time_us != NO_TIME and fence.next_offset > ends.get(key, 0) and not is_history(key)
             ]
             if not behind:
                 return
@@ -225,7 +228,9 @@ class ViewVerifier:
 
     def _has_missed(self, states: Sequence[ViewState]) -> bool:
         seen = sum(state.counts.applied + state.counts.filtered + state.counts.null_key for state in states)
-        return seen < archive_counts(self._root, self._source).accepted
+        counts = archive_counts(self._root, self._source)
+        filled = {key.rpartition("/")[0] for state in states for key in state.fences}
+        return seen < counts.accepted + sum(count for name, count in counts.imported.items() if name in filled)
 
     def _scale(self, frame: pl.DataFrame, intake: Intake) -> dict[str, np.ndarray]:
         """By input column of floats, each entity's largest absolute value: with a window's count it bounds Σ|x|."""

@@ -108,7 +108,7 @@ class PartitionReader:
 
 
 def archived_generations(root: Path, source: str) -> list[ArchivedGeneration]:
-    """All generations of a source's archive, the oldest first.
+    """All generations of a source's archive, the oldest first: imported history, then the topics' as they arrived.
 
     Writes nothing, so it may be called beside a running archive. Raises StoreFormatError when a file is damaged.
     """
@@ -116,7 +116,7 @@ def archived_generations(root: Path, source: str) -> list[ArchivedGeneration]:
 
 
 def _archived_generations(root: Path, source: str) -> list[ArchivedGeneration]:
-    found: list[tuple[int, ArchivedGeneration]] = []
+    found: list[tuple[tuple[bool, int], ArchivedGeneration]] = []
     base = layout.source_dir(root, EVENTS, source)
     for folder in sorted(base.iterdir()) if base.is_dir() else []:
         first: dict[int, ArchiveEnd] = {}
@@ -134,7 +134,10 @@ def _archived_generations(root: Path, source: str) -> list[ArchivedGeneration]:
             ends[partition] = ArchiveEnd(newest.end, newest.max_event_time_us)
             arrivals.append(oldest.first_arrival_us or 0)
         if generation is not None:
-            found.append((min(arrivals), ArchivedGeneration(generation, first, ends)))
+            # Each import of history ends before the one that was there already begins.
+            newest_us = max(end.max_event_time_us for end in ends.values())
+            place = (False, newest_us) if layout.is_history(generation) else (True, min(arrivals))
+            found.append((place, ArchivedGeneration(generation, first, ends)))
     return [generation for _, generation in sorted(found, key=lambda pair: pair[0])]
 
 

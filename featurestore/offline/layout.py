@@ -1,6 +1,7 @@
 """Where files of the offline store lie, as paths and names; nothing here touches the disk.
 
     events/<source>/topic_generation=<generation>/topic_partition=<p>/<first offset>.parquet
+    events/<source>/topic_generation=history-<id>/…     imported history, in numbered partitions as a topic's
     late/<source>/…, dead_letter/<source>/…     likewise; compacted: <first offset>-<end>.parquet
     features/<view>/v<version>/<window>/<writer>-<sequence>.parquet; compacted: compacted-<id>.parquet
     features/<view>/v<version>/batch/<from>-<to>-<part>.parquet       a batch view's rows
@@ -37,6 +38,9 @@ TEMPORARY_SUFFIX = ".tmp"
 MAINTENANCE = "_maintenance"
 """Folder of what compaction and retention keep for themselves and for readers."""
 
+HISTORY = "history-"
+"""What the names of generations begin with that came from files, not from a topic: imported history."""
+
 _GENERATION = "topic_generation="
 _PARTITION = "topic_partition="
 _OFFSET_DIGITS = 20
@@ -66,6 +70,17 @@ def generation_dir(root: Path, kind: Kind, source: str, generation: str) -> Path
 def partition_dir(root: Path, kind: Kind, source: str, generation: str, partition: int) -> Path:
     """Files of one partition: written by one process at a time."""
     return generation_dir(root, kind, source, generation) / f"{_PARTITION}{partition}"
+
+
+def is_history(generation: str) -> bool:
+    """Whether a generation was imported: no topic has it, nothing is ever added to it."""
+    return generation.startswith(HISTORY)
+
+
+def history_of(place: Path) -> str | None:
+    """The generation of a file or folder that lies in imported history, None for any other."""
+    found = (part.removeprefix(_GENERATION) for part in place.parts if part.startswith(_GENERATION + HISTORY))
+    return next(found, None)
 
 
 def partition_of(folder: Path) -> int | None:

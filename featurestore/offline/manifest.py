@@ -43,7 +43,8 @@ class Retention(msgspec.Struct, frozen=True):
     """What was removed from a dataset by age, in all.
 
     complete_since: rows of this event time (window_end of snapshots) or later were not removed. rows: by kind
-    ("events", "late", "snapshots"); dead_letters: by reason. began: of a source, by "<generation>/<partition>".
+    ("events", "late", "snapshots", of imported history its generation); dead_letters: by reason. began: of a source, by
+    "<generation>/<partition>".
     """
 
     complete_since: str
@@ -104,7 +105,7 @@ def maintenance_lock(root: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             raise StoreLockedError(
-                f"{root} is being compacted or pruned by process {file.read().strip() or '?'} already",
+                f"{root} is being compacted, pruned or filled with history by process {file.read().strip() or '?'}",
                 hint="wait until it ends; readers and workers are not disturbed",
             ) from None
         file.truncate(0)

@@ -56,13 +56,15 @@ def partition_folders(root: Path, source: str) -> list[str]:
 def closed_segments(root: Path, source: str, partition: str) -> list[Piece]:
     """The pieces of a partition in the order of their offsets, but for the newest, which is rewritten longer.
 
-    Once the newest segment's file is there no older one is ever written again: they are written in order, each with its
-    late events and dead letters first. partition: of `partition_folders`. Raises StoreFormatError for a damaged file.
+    Imported history has no such one: all are closed. Once the newest segment's file is there no older one is ever
+    written again: they are written in order, each with its late events and dead letters first. partition: of
+    `partition_folders`. Raises StoreFormatError for a damaged file.
     """
     folders = {kind: layout.source_dir(root, kind, source) / partition for kind in KINDS}
     files = {kind: segment_files(folder) for kind, folder in folders.items()}
     pieces = []
-    for _, path in files[EVENTS][:-1]:
+    history = layout.history_of(folders[EVENTS]) is not None
+    for _, path in files[EVENTS] if history else files[EVENTS][:-1]:
         footer = read_segment_footer(path)
         mine = {
             kind: tuple(side for start, side in files[kind] if footer.start <= start < footer.end) for kind in KINDS

@@ -26,12 +26,13 @@ from featurestore.offline.tables import read_column, read_footer, read_frame, re
 class ArchiveCounts:
     """Messages of a source by verdict, dead letters by reason: what was read up to its archive's ends.
 
-    What retention has removed since is counted too.
+    What retention has removed since is counted too. imported: events of history by generation; no message brought them.
     """
 
     accepted: int = 0
     late: int = 0
     dead_letters: dict[str, int] = field(default_factory=dict)
+    imported: dict[str, int] = field(default_factory=dict)
 
     @property
     def read(self) -> int:
@@ -128,7 +129,8 @@ def _archive_counts(root: Path, source: str) -> ArchiveCounts:
             _count_partition(root, source, events, counts, reasons)
         # Files that retention removes are counted by the manifest from the moment on that it hides them.
         if read_manifest(root).retention.get(dataset) == removed:
-            return ArchiveCounts(counts[EVENTS], counts[LATE], dict(sorted(reasons.items())))
+            imported = {name: count for name, count in sorted(counts.items()) if layout.is_history(name)}
+            return ArchiveCounts(counts[EVENTS], counts[LATE], dict(sorted(reasons.items())), imported)
 
 
 def _count_partition(root: Path, source: str, events: Path, counts: Counter[str], reasons: Counter[str]) -> None:
@@ -136,7 +138,9 @@ def _count_partition(root: Path, source: str, events: Path, counts: Counter[str]
     if newest is None:
         return
     end = read_segment_footer(newest).end
-    counts[EVENTS] += sum(read_footer(path)[0] for _, path in segment_files(events))
+    counts[layout.history_of(events) or EVENTS] += sum(read_footer(path)[0] for _, path in segment_files(events))
+    if layout.history_of(events):
+        return
     inside = events.relative_to(layout.source_dir(root, EVENTS, source))
     for _, path in segment_files(layout.source_dir(root, LATE, source) / inside):
         counts[LATE] += _rows_below(path, end)

@@ -16,7 +16,7 @@ from pathlib import Path
 from featurestore.durations import format_instant, parse_instant_us
 from featurestore.offline import layout
 from featurestore.offline.atomic import CrashPoint, no_crash
-from featurestore.offline.layout import DEAD_LETTER, EVENTS, LATE
+from featurestore.offline.layout import DEAD_LETTER, EVENTS
 from featurestore.offline.listing import newest_segment, segment_files, with_fresh_files
 from featurestore.offline.manifest import Begin, Retention, Swap, maintenance_lock, read_manifest
 from featurestore.offline.partition_archive import read_segment_footer
@@ -53,7 +53,8 @@ class Removal:
 def plan_archive_removal(root: Path, source: str, before: datetime) -> Removal:
     """What of a source's archive is older than `before` by event time; late events and dead letters go with it.
 
-    Of each partition the oldest segments go, up to the first that has an event of `before` or later; the newest never.
+    Of each partition the oldest segments go, up to the first that has an event of `before` or later; the newest never,
+    but of imported history, which nobody resumes from.
     """
     gone: list[Piece] = []
     began: dict[str, Begin] = {}
@@ -77,8 +78,8 @@ def plan_archive_removal(root: Path, source: str, before: datetime) -> Removal:
                 if kind == DEAD_LETTER:
                     reasons.update(dict(read_column(path, "reason").value_counts().iter_rows()))
                 else:
-                    rows[kind] += read_footer(path)[0]
-    counted: dict[str, int] = {kind: rows[kind] for kind in (EVENTS, LATE) if rows[kind]}
+                    rows[layout.history_of(path) or kind] += read_footer(path)[0]
+    counted = {kind: count for kind, count in rows.items() if count}
     return Removal(f"{EVENTS}/{source}", tuple(gone), counted, dict(reasons), _complete_since(gone), began)
 
 

@@ -55,7 +55,9 @@ def finish_swaps(root: Path, *, grace_s: float, wait: Wait = time.sleep, crash_p
     """
     manifest = read_manifest(root)
     if manifest.swaps:
-        wait(grace_s)
+        # Files that take no other's place are waited for by nobody.
+        if any(swap.replaced for swap in manifest.swaps):
+            wait(grace_s)
         for swap in manifest.swaps:
             _finish(root, swap, crash_point)
         write_manifest(root, msgspec.structs.replace(manifest, swaps=[]), crash_point)

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from featurestore.batch.point_in_time import INSTANT, join_batch_view
@@ -17,7 +18,9 @@ from featurestore.compile.view import compile_view
 from featurestore.durations import format_instant, parse_instant_us
 from featurestore.errors import MalformedRequestError, UnknownFeatureError
 from featurestore.offline.batch_rows import batch_files
+from featurestore.offline.coverage import archive_gaps, complete_from_us, reaches
 from featurestore.registry import RegisteredBatchView, RegisteredView, Registry
+from featurestore.training.archive import ArchiveMark
 from featurestore.training.history import JoinOptions, JoinProgress, Knowledge, WantedView, point_in_time_join
 from featurestore.training.manifest import (
     BatchViewMark,
@@ -52,11 +55,25 @@ class TrainingSetRequest:
 
 
 @dataclass(frozen=True)
+class PartialFeatures:
+    """Features of a view of which some rows may see too few events. missing: of which times the archive may lack them;
+    rows: of the spine, whose windows reach there; complete_from: see `PartialView` of the backfill, ISO 8601 UTC or
+    None.
+    """
+
+    view: str
+    missing: tuple[str, ...]
+    rows: int
+    complete_from: str | None
+
+
+@dataclass(frozen=True)
 class TrainingSet:
-    """frame: the spine's rows in their order, the features added in the order asked for."""
+    """frame: the spine's rows in their order, the features added in the order asked for. partial: see there."""
 
     frame: pl.DataFrame
     manifest: Manifest
+    partial: tuple[PartialFeatures, ...] = ()
 
 
 def make_training_set(
@@ -121,7 +138,31 @@ def make_training_set(
         archive=joined.marks,
     )
     features = pl.concat([frame for frame in frames if frame.width], how="horizontal")
-    return TrainingSet(spine.frame.hstack(features.select(names.values())), manifest)
+    partial = _partial(data_dir / "offline", spine, wanted, joined.marks)
+    return TrainingSet(spine.frame.hstack(features.select(names.values())), manifest, partial)
+
+
+def _partial(
+    root: Path, spine: Spine, views: Sequence[WantedView], marks: Mapping[str, tuple[ArchiveMark, ...]]
+) -> tuple[PartialFeatures, ...]:
+    found = []
+    for wanted in views:
+        read = {mark.generation for mark in marks[wanted.source.name]}
+        gaps = archive_gaps(root, wanted.source.name, read)
+        names = {name for name, _ in wanted.features}
+        groups = [
+            group for group in wanted.bound.compiled.groups if names & {feature.name for feature in group.features}
+        ]
+        as_of_us = spine.as_of.to_numpy()
+        rows = np.zeros(len(as_of_us), dtype=bool)
+        for gap in gaps:
+            rows |= reaches(groups, gap, as_of_us)
+        if rows.any():
+            from_us = complete_from_us(groups, gaps[-1])
+            told = tuple(str(gap) for gap in gaps)
+            complete = None if from_us is None else format_instant(from_us)
+            found.append(PartialFeatures(wanted.bound.compiled.name, told, int(rows.sum()), complete))
+    return tuple(found)
 
 
 class _BatchJoin:

@@ -25,7 +25,14 @@ from featurestore.online.source_store import lock_source, open_source_store, rea
 from featurestore.registry import Registry
 from featurestore.shard.protocol import Fence, fence_key
 from featurestore.sources.topics import TopicInfo
-from featurestore.worker.backfill_plan import BackfillOptions, SourceBackfill, choose_views, in_the_way, look_at_source
+from featurestore.worker.backfill_plan import (
+    BackfillOptions,
+    SourceBackfill,
+    begun_behind,
+    choose_views,
+    in_the_way,
+    look_at_source,
+)
 from featurestore.worker.plan import ArchivePlan, RunPlan, SourcePlan, ViewPlan
 from featurestore.worker.prepare import (
     RegisteredSource,
@@ -145,9 +152,7 @@ class _Backfill:
             rows = self._take_in()
         finally:
             lock.release()
-        return SourceBackfill(
-            name, report.views, report.to_read, finished=True, taken_in=rows is not None, rows=rows or {}
-        )
+        return SourceBackfill(name, report.views, report.to_read, True, rows is not None, rows or {}, report.partial)
 
     def _settings_of_project(self) -> Settings:
         store = self._settings.store.model_copy(update={"data_dir": self._data_dir})
@@ -161,6 +166,9 @@ class _Backfill:
         """Start anew or go on with what is there."""
         staging = read_staging(self._data_dir, self._source.name)
         if staging is None or staged_views(staging, self._registry) is None:
+            clear_staging(self._data_dir, self._source.name)
+        elif not staging.taken and begun_behind(self._data_dir, self._source.name, self._views):
+            log.info("backfill_begins_anew", source=self._source.name, reason="older history was imported meanwhile")
             clear_staging(self._data_dir, self._source.name)
         elif {view.name for view in staging.views} != {view.name for view in self._views}:
             raise in_the_way(staging)

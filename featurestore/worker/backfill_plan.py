@@ -10,8 +10,10 @@ from featurestore.compile.view import CompiledView
 from featurestore.config import Settings
 from featurestore.definitions.discover import Definitions, load_definitions
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
+from featurestore.durations import format_instant
 from featurestore.errors import BackfillError
 from featurestore.offline.archive_reader import archived_extent, archived_generations
+from featurestore.offline.coverage import Gap, archive_gaps, complete_from_us
 from featurestore.online.reader import OnlineReader
 from featurestore.online.source_store import read_store_info
 from featurestore.registry import Registry
@@ -49,8 +51,20 @@ class PartitionExtent:
 
 
 @dataclass(frozen=True)
+class PartialView:
+    """A view some of whose windows may lack events. missing: of which times; complete_from: no window of an instant
+    from here on reaches there, ISO 8601 UTC; None where lifetime features always do.
+    """
+
+    view: str
+    missing: tuple[str, ...]
+    complete_from: str | None
+
+
+@dataclass(frozen=True)
 class SourceBackfill:
-    """One source's share of a backfill. taken_in: the rows are in the stores; False: with the worker's next start.
+    """One source's share of a backfill. partial: views whose windows reach before what is archived. taken_in: the rows
+    are in the stores; False: with the worker's next start.
 
     finished: all that was archived when it began is in; rows: in the online store, by view, once they are taken in.
     """
@@ -61,6 +75,7 @@ class SourceBackfill:
     finished: bool = False
     taken_in: bool = False
     rows: dict[str, int] = field(default_factory=dict)
+    partial: tuple[PartialView, ...] = ()
 
     @property
     def events(self) -> int:
@@ -123,10 +138,12 @@ def look_at_source(settings: Settings, registered: RegisteredSource, registry: R
     data_dir, source = Path(settings.store.data_dir), registered.source.name
     staging = read_staging(data_dir, source)
     reached: dict[str, int] = {}
+    views = registered.compile()
     if staging is not None and staged_views(staging, registry) is not None:
         if {view.name for view in staging.views} != {view.spec.name for view in registered.views}:
             raise in_the_way(staging)
-        reached = _reached(staging_dir(data_dir, source), source, registered.compile())
+        if staging.taken or not begun_behind(data_dir, source, views):
+            reached = _reached(staging_dir(data_dir, source), source, views)
     extents = []
     for generation in archived_generations(data_dir / "offline", source):
         for partition, start in generation.first.items():
@@ -135,7 +152,24 @@ def look_at_source(settings: Settings, registered: RegisteredSource, registry: R
             if first < end:
                 found = archived_extent(data_dir / "offline", source, generation.generation, partition, first, end)
                 extents.append(PartitionExtent(generation.generation, partition, first, end, *found))
-    return SourceBackfill(source, tuple(view.spec.name for view in registered.views), tuple(extents))
+    gaps = archive_gaps(data_dir / "offline", source)
+    partial = tuple(_partial(view, gaps) for view in views if gaps)
+    return SourceBackfill(source, tuple(view.name for view in views), tuple(extents), partial=partial)
+
+
+def _partial(view: CompiledView, gaps: Sequence[Gap]) -> PartialView:
+    since_us = complete_from_us(view.groups, gaps[-1])
+    return PartialView(
+        view.name, tuple(str(gap) for gap in gaps), None if since_us is None else format_instant(since_us)
+    )
+
+
+def begun_behind(data_dir: Path, source: str, views: Sequence[CompiledView]) -> bool:
+    """Whether a backfill under way has read something, and older history was imported since: it has to begin anew."""
+    reached = _reached(staging_dir(data_dir, source), source, views)
+    begun = {key.rpartition("/")[0] for key, offset in reached.items() if offset}
+    known = [one.generation in begun for one in archived_generations(data_dir / "offline", source)]
+    return True in known and not known[0]
 
 
 def _reached(staged: Path, source: str, views: Sequence[CompiledView]) -> dict[str, int]:

@@ -18,6 +18,7 @@ from featurestore.errors import StoreError
 from featurestore.offline.archive import read_ends
 from featurestore.offline.atomic import CrashPoint, no_crash
 from featurestore.offline.completeness import read_marker_us, remove_marker
+from featurestore.offline.layout import is_history
 from featurestore.offline.newest import newest_event_before
 from featurestore.online import layout
 from featurestore.online.reader import OnlineReader
@@ -107,9 +108,10 @@ def _check_archived(data_dir: Path, view: CompiledView, states: Sequence[ViewSta
     applied: dict[tuple[str, int], int] = {}
     for state in states:
         for key, fence in state.fences.items():
-            # A partition without a valid event has nothing that the archive could miss.
-            if fence.max_event_time_us != NO_TIME:
-                generation, _, partition = key.rpartition("/")
+            generation, _, partition = key.rpartition("/")
+            # A partition without a valid event has nothing that the archive could miss; imported history was there
+            # first.
+            if fence.max_event_time_us != NO_TIME and not is_history(generation):
                 place = generation, int(partition)
                 applied[place] = max(applied.get(place, 0), fence.next_offset)
     generations = {generation for generation, _ in applied}

@@ -17,7 +17,7 @@ from featurestore.cli.init import write_project
 from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.offline import read_snapshots
 from featurestore.sources.embedded import EmbeddedBroker
-from tests.cli.support import MODULE, answer, command, run_until_end, send
+from tests.cli.support import answer, command, run_until_end, send
 
 
 @pytest.fixture(scope="module")
