@@ -23,6 +23,7 @@ from featurestore.cli import (
     run,
     serve,
     status,
+    training_check,
     training_set,
     view,
     watermark,
@@ -65,6 +66,7 @@ app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("backfill", epilog=backfill.EXAMPLES)(backfill.backfill)
 app.command("training-set", epilog=training_set.EXAMPLES)(training_set.training_set)
+app.command("training-check", epilog=training_check.EXAMPLES)(training_check.training_check)
 app.command("materialize", epilog=materialize.EXAMPLES)(materialize.materialize)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("get", epilog=get.EXAMPLES)(get.get)

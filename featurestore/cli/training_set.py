@@ -1,17 +1,13 @@
 """`featurestore training-set`: features as they stood at each row of a spine."""
 
-import sys
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from featurestore.cli.join_report import association_document, join_progress
 from featurestore.cli.options import DataDir, Json, load_settings, require_data_dir
 from featurestore.cli.output import print_json, print_line, warn
-
-if TYPE_CHECKING:
-    from featurestore.training.history import JoinProgress
 
 EXAMPLES = (
     "Examples: [bold]featurestore training-set --spine labels.parquet --features card_activity:count_10m "
@@ -41,12 +37,19 @@ def training_set(
     ] = None,
     event_timestamp: Annotated[str, typer.Option(help="The spine's column of instants.")] = "event_timestamp",
     full_feature_names: Annotated[bool, typer.Option(help="Columns are named VIEW__FEATURE.")] = False,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Warn of features that tell this column of the spine.", show_default=False),
+    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Join features to a spine, each as it stood at its row's instant, and write a manifest beside the result."""
+    from featurestore.errors import MalformedRequestError
+    from featurestore.training.association import label_associations
     from featurestore.training.manifest import read_manifest
     from featurestore.training.output import manifest_path, write_training_set
+    from featurestore.training.spine import spine_columns
     from featurestore.training.training_set import TrainingSetRequest, make_training_set
 
     wanted = tuple(name for given in features or () for name in given.split(",") if name)
@@ -56,8 +59,9 @@ def training_set(
     folder = require_data_dir(settings)
     request = TrainingSetRequest(spine, wanted, knowledge, knowledge_time, event_timestamp, full_feature_names)
     again = None if as_of_manifest is None else read_manifest(as_of_manifest)
-    with ExitStack() as stack:
-        show = stack.enter_context(_Progress()).show if sys.stderr.isatty() else lambda progress: None
+    if label is not None and label not in (has := spine_columns(spine)):
+        raise MalformedRequestError(f"the spine has no column '{label}'", hint=f"it has {', '.join(has)}")
+    with join_progress() as show:
         made = make_training_set(folder, request, again=again, progress=show)
         files = write_training_set(made, out)
     for partial in made.partial:
@@ -67,6 +71,10 @@ def training_set(
             f"{partial.rows:,} of {made.frame.height:,} rows and "
             + ("over a lifetime are never complete" if since is None else f"are complete from {since} on")
         )
+    joined = made.frame.columns[-len(made.manifest.features) :]
+    associations = [] if label is None else label_associations(made.frame, joined, label)
+    for suspicious in (one for one in associations if one.is_suspicious):
+        warn(suspicious.sentence(str(label)))
     if json:
         print_json(
             {
@@ -75,31 +83,9 @@ def training_set(
                 "files": files,
                 "manifest": manifest_path(out),
                 "partial": made.partial,
+                "label": [association_document(one) for one in associations],
             }
         )
         return
     print_line(f"{made.frame.height:,} rows with {len(made.manifest.features)} features in {out}")
     print_line(f"manifest: {manifest_path(out)}")
-
-
-class _Progress:
-    """A bar for each view, on stderr."""
-
-    def __enter__(self) -> "_Progress":
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bars = Progress(*columns, console=Console(stderr=True))
-        self._tasks: dict[str, int] = {}
-        self._bars.start()
-        return self
-
-    def show(self, progress: "JoinProgress") -> None:
-        """Draw it."""
-        if progress.view not in self._tasks:
-            self._tasks[progress.view] = self._bars.add_task(f"{progress.view}: events", total=progress.events)
-        self._bars.update(self._tasks[progress.view], completed=progress.read)  # type: ignore[arg-type]
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()

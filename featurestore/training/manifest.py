@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from featurestore.definitions.specs import BatchViewSpec, ViewSpec
+from featurestore.definitions.specs import BatchViewSpec, JoinKeySpec, ViewSpec
 from featurestore.errors import MalformedRequestError
 from featurestore.training.archive import ArchiveMark
 from featurestore.training.history import Knowledge
@@ -66,6 +66,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def groups(self) -> dict[str, int]:
         """By view, into how many groups its entities were divided: sums are in that order."""
         return {view.name: view.groups for view in self.views}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """By feature, the name of its column."""
+        return {
+            feature: feature.replace(":", "__") if self.full_feature_names else feature.partition(":")[2]
+            for feature in self.features
+        }
+
+    @property
+    def join_keys(self) -> dict[str, JoinKeySpec]:
+        """By name, those that the spine has columns of."""
+        keys = [
+            *(view.definition.join_keys for view in self.views),
+            *(v.definition.join_keys for v in self.batch_views),
+        ]
+        return {key.name: key for own in keys for key in own}
 
 
 def library_version() -> str:

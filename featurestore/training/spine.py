@@ -43,6 +43,17 @@ def read_spine(given: Any, event_timestamp: str, join_keys: Sequence[JoinKeySpec
     return Spine(frame, _instants(frame[event_timestamp]), keys)
 
 
+def spine_columns(path: Path) -> list[str]:
+    """The columns of a Parquet or CSV file. Raises MalformedRequestError when it can't be read."""
+    if not path.exists():
+        raise MalformedRequestError(f"there is no spine at {path}")
+    try:
+        scan = pl.scan_csv(path) if path.suffix.lower() == ".csv" else pl.scan_parquet(path, hive_partitioning=False)
+        return scan.collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise MalformedRequestError(f"the spine {path} can't be read: {error}") from error
+
+
 def _frame_of(given: Any, key_dtypes: dict[str, pl.DataType]) -> pl.DataFrame:
     if isinstance(given, pl.DataFrame):
         return given
