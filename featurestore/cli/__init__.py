@@ -22,6 +22,7 @@ _EXTRA_OF = {
         "worker",
     ),
     **dict.fromkeys(("tenacity", "typer"), "worker"),
+    "pyiceberg": "iceberg",
     **dict.fromkeys(("httptools", "starlette", "uvicorn", "uvloop"), "server"),
 }
 

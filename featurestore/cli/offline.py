@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from featurestore.cli import offline_import
+from featurestore.cli import offline_iceberg, offline_import
 from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, require_data_dir
 from featurestore.cli.output import format_bytes, print_json, print_line, print_table
 
@@ -36,7 +36,9 @@ VERIFY_EXAMPLES = (
     "[bold]featurestore offline verify card_activity --json[/bold]"
 )
 
-app = typer.Typer(help="What lies in the offline store: list, import, compact, prune, verify.", no_args_is_help=True)
+app = typer.Typer(
+    help="What lies in the offline store: list, import, compact, prune, verify, Iceberg tables.", no_args_is_help=True
+)
 
 Names = Annotated[
     list[str] | None,
@@ -86,6 +88,7 @@ def ls(data_dir: DataDir = None, json: Json = False) -> None:
 
 
 app.command("import", epilog=offline_import.EXAMPLES)(offline_import.import_history)
+app.command("iceberg", epilog=offline_iceberg.EXAMPLES)(offline_iceberg.iceberg)
 
 
 @app.command("compact", epilog=COMPACT_EXAMPLES)

@@ -1,4 +1,4 @@
-"""Which datasets `featurestore offline compact` and `prune` are about, how they are sorted, and what must stay."""
+"""Which datasets `featurestore offline compact`, `prune` and `iceberg` are about, their order, and what must stay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from featurestore.config import Settings
 from featurestore.errors import StoreError
 from featurestore.offline.compaction import Job, plan_snapshots, plan_source
 from featurestore.offline.completeness import read_marker_us
-from featurestore.offline.layout import EVENTS
+from featurestore.offline.iceberg import TableFiles, batch_row_files, event_files, snapshot_files
+from featurestore.offline.layout import BATCH, EVENTS, FEATURES
 from featurestore.offline.pieces import snapshot_folders
 from featurestore.offline.retention import Removal, plan_archive_removal, plan_snapshot_removal
 from featurestore.registry import RegisteredView
@@ -35,12 +36,13 @@ class PlannedRemoval:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Datasets of a project. sources: names; folders: of snapshots."""
+    """Datasets of a project. sources: names; folders: of snapshots; batch_folders: of batch views' rows."""
 
     data_dir: Path
     deployed: Deployed
     sources: list[str]
     folders: list[Path]
+    batch_folders: list[Path]
 
     @property
     def root(self) -> Path:
@@ -54,6 +56,14 @@ class Chosen:
         for folder in self.folders:
             jobs += plan_snapshots(self.root, folder, self._view_keys(folder), self._intent_dirs())
         return jobs
+
+    def plan_tables(self) -> list[TableFiles]:
+        """The files that a table of each dataset has now."""
+        return [
+            *(event_files(self.root, source) for source in self.sources),
+            *(snapshot_files(self.root, folder, self._intent_dirs()) for folder in self.folders),
+            *(batch_row_files(self.root, folder) for folder in self.batch_folders),
+        ]
 
     def plan_removals(self, older_than_us: int, now: datetime) -> list[PlannedRemoval]:
         """What is older than so many µs now, and may go."""
@@ -119,7 +129,8 @@ def choose_datasets(settings: Settings, names: Sequence[str]) -> Chosen:
     root = data_dir / "offline"
     sources = sorted(path.name for path in (root / EVENTS).glob("*") if path.is_dir())
     folders = list(snapshot_folders(root))
-    known = {*sources, *(folder.parent.parent.name for folder in folders)}
+    batch_folders = sorted((root / FEATURES).glob(f"*/v*/{BATCH}"))
+    known = {*sources, *(folder.parent.parent.name for folder in (*folders, *batch_folders))}
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=3) or sorted(known)
@@ -128,8 +139,8 @@ def choose_datasets(settings: Settings, names: Sequence[str]) -> Chosen:
                 hint=f"there is {', '.join(near) or 'nothing yet: featurestore run MODULE'}",
             )
     wanted = set(names) or known
-    chosen = [folder for folder in folders if folder.parent.parent.name in wanted]
-    return Chosen(data_dir, deployed, [source for source in sources if source in wanted], chosen)
+    chosen, rows = ([one for one in some if one.parent.parent.name in wanted] for some in (folders, batch_folders))
+    return Chosen(data_dir, deployed, [source for source in sources if source in wanted], chosen, rows)
 
 
 def _instant(us: int) -> datetime:

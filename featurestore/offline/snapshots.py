@@ -175,6 +175,15 @@ class SnapshotWriter:
             self._intent = None
         self._crash_point("done")
 
+    def close(self) -> None:
+        """Forget the last write, so that others may do with its files what they like.
+
+        Before: nothing is gathered, and the caller has made its shards' write-ahead logs durable once more.
+        """
+        assert self._intent is None, "close() before done()"
+        remove_durably(self._intent_dir.glob(f"*{_WRITTEN}"))
+        self._crash_point("closed")
+
     def _intent_point(self, point: str) -> None:
         self._crash_point(f"intent_{point}")
 

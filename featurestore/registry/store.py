@@ -157,7 +157,8 @@ class Registry:
         create: make it when it is missing; else a missing one raises RegistryError. Reading needs no right to write.
         """
         path = Path(path)
-        if not path.exists():
+        # SQLite makes an empty file first, and fills it when the first transaction ends.
+        if not path.exists() or (not create and not path.stat().st_size):
             if not create:
                 raise RegistryError(
                     f"there is no registry at {path}", hint="apply definitions first: featurestore apply MODULE"

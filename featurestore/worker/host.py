@@ -151,6 +151,9 @@ class SourceHost:
             self._collect(slot.shard, slot.store)
         self.write_outbox()
         for slot in self._slots.values():
+            slot.store.sync()
+        self._snapshots.close()
+        for slot in self._slots.values():
             slot.store.close()
         self._slots.clear()
 

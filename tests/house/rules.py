@@ -46,6 +46,7 @@ KEPT_TO: dict[str, frozenset[str]] = {
     "rocksdict": frozenset({"online"}),
     "pyarrow.parquet": frozenset({"offline", "training", "batch"}),
     "bytewax": frozenset({"worker"}),
+    "pyiceberg": frozenset({"offline"}),
     "sqlalchemy": frozenset({"registry", "batch"}),
     "starlette": frozenset({"serving"}),
     "uvicorn": frozenset({"serving"}),

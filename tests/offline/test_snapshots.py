@@ -124,6 +124,9 @@ def run(
         if random.random() < 0.3:
             write(writer, shards, crash_point)
     write(writer, shards, crash_point)
+    shards.sync()
+    crash_point("synced")
+    writer.close()
 
 
 def write(writer: SnapshotWriter, shards: Shards, crash_point: Callable[[str], None]) -> None:
@@ -251,6 +254,8 @@ def test_intents_of_writes_long_done_do_not_gather(tmp_path: Path) -> None:
         writer.write()
         writer.done()
     assert [path.name for path in (tmp_path / "intents").iterdir()] == ["w-00000002.written.json"]
+    writer.close()
+    assert list((tmp_path / "intents").iterdir()) == []
 
 
 def test_entries_without_rows_are_dropped_without_a_file(tmp_path: Path) -> None:

@@ -416,3 +416,12 @@ def test_a_view_begun_anew_keeps_id_and_definition_under_the_next_version(regist
     after = registry.begin_anew("activity")
     assert (after.view_id, after.version, after.spec) == (before.view_id, before.version + 1, before.spec)
     assert not registry.plan(resolved(view())).has_changes
+
+
+def test_a_registry_that_is_being_made_is_none_yet(tmp_path: Path) -> None:
+    """SQLite makes the file before its first transaction ends."""
+    (tmp_path / "registry.db").touch()
+    with pytest.raises(RegistryError, match="there is no registry"):
+        Registry.open(tmp_path / "registry.db", create=False)
+    Registry.open(tmp_path / "registry.db").close()
+    assert Registry.open(tmp_path / "registry.db", create=False).views() == []
