@@ -31,23 +31,28 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class FeatureContract(_Strict):
-    """What one feature is promised to be. min, max: of every value, both inclusive; allowed: no value but these.
+class ColumnContract(_Strict):
+    """What a column of a source's events is promised to be. min, max: of every value, both inclusive.
 
-    max_null_rate: share of entities without a value, from 0 to 1.
+    allowed: no value but these. max_null_rate: share of events without a value, from 0 to 1.
     """
 
-    dtype: Optional[Dtype] = None
     min: Union[int, float, None] = None
     max: Union[int, float, None] = None
     allowed: Optional[list[Scalar]] = None
     max_null_rate: Optional[Rate] = None
 
     @model_validator(mode="after")
-    def _fits(self) -> "FeatureContract":
+    def _fits(self) -> "ColumnContract":
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
+
+
+class FeatureContract(ColumnContract):
+    """What a feature is promised to be; as of a column, its nulls counted over entities. dtype: of its values."""
+
+    dtype: Optional[Dtype] = None
 
 
 class Example(_Strict):
@@ -79,15 +84,6 @@ class ViewContract(_Strict):
         if self.examples and self.events is None:
             raise ValueError("examples need `events`: a file of events that they follow from")
         return self
-
-
-class ColumnContract(_Strict):
-    """What a column of a topic's events is promised to be."""
-
-    max_null_rate: Optional[Rate] = None
-    min: Union[int, float, None] = None
-    max: Union[int, float, None] = None
-    allowed: Optional[list[Scalar]] = None
 
 
 class SourceContract(_Strict):

@@ -20,7 +20,7 @@ def broken_dtype(promised: FeatureContract, dtype: str) -> str | None:
     return f"it is {dtype}, promised is {promised.dtype}"
 
 
-def broken_promises(promised: FeatureContract | ColumnContract, values: pl.Series) -> Iterator[str]:
+def broken_promises(promised: ColumnContract, values: pl.Series) -> Iterator[str]:
     """A sentence for each promise that the values break, shape (n,)."""
     if promised.max_null_rate is not None and len(values):
         rate = values.null_count() / len(values)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
-from featurestore.compile.bind import BoundView
+from featurestore.compile.bind import bind_view
 from featurestore.compile.view import compile_view
 from featurestore.contracts.files import LoadedContract
 from featurestore.contracts.gather import Project
@@ -90,7 +90,7 @@ def _golden(
     project: Project, loaded: LoadedContract, contract: ViewContract, spec: ViewSpec, subject: str
 ) -> Iterator[Finding]:
     assert contract.events is not None
-    source, author = project.resolved.sources[spec.source], project.definitions.views[spec.name]
+    source = project.resolved.sources[spec.source]
     events = read_event_file(source, project.directory, loaded.path.parent / contract.events)
     for reason, number in events.dead.items():
         place, error = events.first_dead[reason]
@@ -102,8 +102,7 @@ def _golden(
         yield Finding("contracts", "warning", subject, f"{contract.events}: {events.late} events are too late to count")
     if events.accepted.is_empty():
         raise ContractError(f"{contract.events} has no event that counts")
-    bound = BoundView(compile_view(spec, source, view_id=0, version=1), author.where, author.derive or {})
-    golden = GoldenView(bound, events)
+    golden = GoldenView(bind_view(compile_view(spec, source, view_id=0, version=1)), events)
     values = golden.newest_values()
     for name, promised in contract.features.items():
         if values[name].dtype.is_numeric() or (promised.min is None and promised.max is None):

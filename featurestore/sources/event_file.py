@@ -103,16 +103,19 @@ class _WrittenBy(SchemaRegistry):
 
 def _avro_values(path: Path) -> tuple[SchemaRegistry, list[bytes]]:
     """The file's schema, and its records as messages that name it: so they are resolved as the topic's are."""
+    values: list[bytes] = []
     try:
         with path.open("rb") as file:
-            written_by = fastavro.reader(file).writer_schema
-        plain = fastavro.parse_schema(without_logical_types(written_by))
-        values = []
-        with path.open("rb") as file:
-            for record in fastavro.reader(file, plain):
-                out = BytesIO()
-                fastavro.schemaless_writer(out, plain, record)
-                values.append(_HEADER + out.getvalue())
+            blocks = fastavro.block_reader(file)
+            written_by = blocks.writer_schema
+            plain = fastavro.parse_schema(without_logical_types(written_by))
+            for block in blocks:
+                data = block.bytes_.getvalue()
+                stream = BytesIO(data)
+                for _ in range(block.num_records):
+                    start = stream.tell()
+                    fastavro.schemaless_reader(stream, plain, None)
+                    values.append(_HEADER + data[start : stream.tell()])
     except (ValueError, EOFError, OSError, StopIteration) as error:
         raise ConfigError(f"{path} can't be read as Avro: {error}", hint="an object container file (.avro)") from error
     return _WrittenBy(written_by), values
