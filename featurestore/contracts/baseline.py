@@ -81,24 +81,25 @@ def from_git(revision: str, modules: Sequence[str], directory: Path) -> Baseline
 
     Raises ConfigError when git knows no such revision, or the definitions of then can't be read at all.
     """
-    with tempfile.TemporaryDirectory(prefix="featurestore-check-") as folder:
+    with tempfile.TemporaryDirectory(prefix="featurestore-check-") as temporary:
+        folder, answer = Path(temporary) / "then", Path(temporary) / "snapshot.json"
         # `rev:./` is this folder as it was, wherever in the repository it lies.
         archive = _git(["archive", "--format=zip", f"{revision}:./"], directory, revision)
         with zipfile.ZipFile(io.BytesIO(archive)) as files:
             files.extractall(folder)
         # A module that was not there then has nothing to be compared with.
-        then = [module for module in modules if _there(module, Path(folder))]
+        then = [module for module in modules if _there(module, folder)]
         if modules and not then:
             return Baseline(f"git {revision}", Snapshot({}, {}, {}), from_files=True)
         # Not in that folder: what it holds could hide this library.
-        command = [sys.executable, "-m", "featurestore.contracts.baseline", folder, *then]
+        command = [sys.executable, "-m", "featurestore.contracts.baseline", str(folder), str(answer), *then]
         done = subprocess.run(command, cwd=directory, capture_output=True, timeout=CHILD_TIMEOUT_S, check=False)
         if done.returncode:
             raise ConfigError(
                 f"the definitions of {revision} can't be read: {done.stderr.decode(errors='replace')[-2000:]}",
                 hint="compare with another revision",
             )
-        return Baseline(f"git {revision}", msgspec.json.decode(done.stdout, type=Snapshot), from_files=True)
+        return Baseline(f"git {revision}", msgspec.json.decode(answer.read_bytes(), type=Snapshot), from_files=True)
 
 
 def take_snapshot(resolved: ResolvedDefinitions, directory: Path, problems: list[str]) -> Snapshot:
@@ -146,11 +147,12 @@ def _git(arguments: list[str], directory: Path, revision: str) -> bytes:
     return done.stdout
 
 
-def _main(directory: Path, modules: Sequence[str]) -> None:
+def _main(directory: Path, answer: Path, modules: Sequence[str]) -> None:
     project = gather(modules, directory)
     problems = [f"{f.subject}: {f.message}" for f in project.findings if f.level == "failed"]
-    sys.stdout.buffer.write(msgspec.json.encode(take_snapshot(project.resolved, directory, problems)))
+    # Not to stdout: an author's module may print.
+    answer.write_bytes(msgspec.json.encode(take_snapshot(project.resolved, directory, problems)))
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), sys.argv[2:])
+    _main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

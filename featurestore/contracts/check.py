@@ -8,7 +8,7 @@ from pathlib import Path
 from featurestore.contracts.baseline import find_baseline
 from featurestore.contracts.evolution import feature_changes, schema_changes
 from featurestore.contracts.files import LoadedContract, contract_files, load_contracts
-from featurestore.contracts.gather import gather, owners
+from featurestore.contracts.gather import batch_sources, gather, owners
 from featurestore.contracts.live import verify_live
 from featurestore.contracts.models import SourceContract, ViewContract
 from featurestore.contracts.report import Finding, Report, failure
@@ -40,7 +40,7 @@ class CheckRequest:
 def check(request: CheckRequest) -> Report:
     """Check it all; what is wrong is in the report, and stops nothing else."""
     project = gather(request.modules, request.directory)
-    findings = list(project.findings)
+    findings = [*project.findings, *batch_sources(project)]
     if request.require_owner:
         findings += owners(project)
     registry = request.data_dir / "registry" / "registry.db"

@@ -17,7 +17,7 @@ from featurestore.definitions.resolve_batch import resolve_batch_view
 from featurestore.definitions.source import DefinitionWarning
 from featurestore.definitions.specs import BatchViewSpec, SourceSpec, ViewSpec
 from featurestore.definitions.view import StreamFeatureView
-from featurestore.errors import DefinitionError, FeatureStoreError, NoViewError
+from featurestore.errors import DefinitionError, FeatureStoreError, NoViewError, SourceUnavailableError
 
 PIPELINES = "pipelines"
 """Where modules are looked for when none are named."""
@@ -86,6 +86,21 @@ def owners(project: Project) -> Iterator[Finding]:
             yield Finding("owners", "ok", f"view {name}", view.owner)
         else:
             yield Finding("owners", "failed", f"view {name}", "it has no owner", 'write owner="team@example.com"')
+
+
+def batch_sources(project: Project) -> Iterator[Finding]:
+    """Whether batch views fit the files that they read; one that can't be reached now is told, and fails nothing."""
+    from featurestore.batch.rows import check_source
+    from featurestore.compile.batch import CompiledBatchView
+
+    for name, spec in sorted(project.resolved.batch_views.items()):
+        try:
+            check_source(CompiledBatchView(0, 0, spec), project.directory)
+        except SourceUnavailableError as error:
+            message = f"it is not checked against its source: {error.message}"
+            yield Finding("definitions", "warning", f"view {name}", message, error.hint)
+        except FeatureStoreError as error:
+            yield failure("definitions", f"view {name}", error)
 
 
 def _all_modules(directory: Path) -> list[str]:

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import subprocess
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import fastavro
+import polars as pl
 import pytest
 
 from featurestore.examples import write_project
@@ -126,6 +128,25 @@ def test_a_view_without_an_owner_fails_unless_none_is_required(project: Path):
     )
     assert failed(project) == [("owners", "view merchant_activity", "it has no owner")]
     findings(project, "--no-require-owner", fails=False)
+
+
+def test_batch_views_are_checked_against_their_files(project: Path):
+    module = project / "pipelines" / "limits.py"
+    module.write_text(
+        "from featurestore import BatchFeatureView, FileSource, Field\n"
+        "from pipelines.transactions import card\n"
+        "import polars as pl\n"
+        "limits = BatchFeatureView('limits', source=FileSource('limits.parquet', event_time='at'), entities=[card],\n"
+        "    features=[Field('daily', pl.Int64)], owner='risk@example.com')\n"
+    )
+    found = findings(project, fails=False)
+    assert [one["subject"] for one in found if one["level"] == "warning"] == ["view limits"]
+    pl.DataFrame({"card_id": ["c1"], "at": [datetime(2026, 1, 1, tzinfo=timezone.utc)]}).write_parquet(
+        project / "limits.parquet"
+    )
+    ((section, subject, message),) = failed(project)
+    assert (section, subject) == ("definitions", "view limits")
+    assert "daily" in message
 
 
 @pytest.mark.parametrize("against", ["HEAD", "registry"])

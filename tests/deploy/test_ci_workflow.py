@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ import yaml
 from featurestore.contracts.files import load_contracts
 from tests.deploy.commands import parse
 from tests.docs.pages import blocks_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 FILES = {block.file: block.text for block in blocks_of((ROOT / "docs/how-to/check-in-ci.md").read_text()) if block.file}
@@ -48,13 +55,6 @@ def test_it_fetches_the_branch_that_it_compares_with():
 
 
 def test_it_installs_an_extra_and_a_python_that_there_are():
-    import re
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (installed,) = [words[2] for step in STEPS for words in commands(step) if words[:2] == ["pip", "install"]]
     name, extra = re.fullmatch(r"(\w+)\[(\w+)\]", installed).groups()  # type: ignore[union-attr]
