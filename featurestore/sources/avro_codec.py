@@ -40,7 +40,7 @@ def avro_codec(
     try:
         schema = json.loads(path.read_text())
         # Times stay numbers: a Python datetime for each would cost more than the rest.
-        parsed = fastavro.parse_schema(without_logical_types(schema))
+        parsed = fastavro.parse_schema(_without_logical_types(schema))
     except (OSError, ValueError, fastavro.schema.SchemaParseException) as error:
         raise SchemaError(
             f"source '{spec.name}': schema {spec.schema} can't be read as Avro: {error}",
@@ -58,7 +58,7 @@ def avro_encoder(schema: Path) -> Callable[[Mapping[str, object]], bytes]:
     Raises SchemaError when the file can't be used.
     """
     try:
-        parsed = fastavro.parse_schema(without_logical_types(json.loads(schema.read_text())))
+        parsed = fastavro.parse_schema(_without_logical_types(json.loads(schema.read_text())))
     except (OSError, ValueError, fastavro.schema.SchemaParseException) as error:
         raise SchemaError(f"schema {schema} can't be read as Avro: {error}") from error
 
@@ -121,7 +121,7 @@ class _ByWriter:
         else:
             # Avro wants records of one name; what a topic's writers call theirs is nobody's business here.
             ours = {**self._schema, **{key: written_by[key] for key in ("name", "namespace") if key in written_by}}
-            plain, as_ours = without_logical_types(written_by), without_logical_types(ours)
+            plain, as_ours = _without_logical_types(written_by), _without_logical_types(ours)
             reader = _reader(fastavro.parse_schema(plain), None if plain == as_ours else fastavro.parse_schema(as_ours))
         self._readers[header] = reader
         return reader
@@ -153,12 +153,11 @@ def _logical_type(kind: Any) -> str | None:
     return found[0] if found else None
 
 
-def without_logical_types(node: Any) -> Any:
-    """An Avro schema in which times are plain numbers."""
+def _without_logical_types(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: without_logical_types(value) for key, value in node.items() if key != "logicalType"}
+        return {key: _without_logical_types(value) for key, value in node.items() if key != "logicalType"}
     if isinstance(node, list):
-        return [without_logical_types(item) for item in node]
+        return [_without_logical_types(item) for item in node]
     return node
 
 

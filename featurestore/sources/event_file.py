@@ -20,7 +20,6 @@ import polars as pl
 from featurestore.batches import ARRIVAL_TIME, EVENT_TIME, NO_TIME, OFFSET, PARTITION
 from featurestore.definitions.specs import SourceSpec
 from featurestore.errors import ConfigError
-from featurestore.sources.avro_codec import without_logical_types
 from featurestore.sources.decode import Decoder
 from featurestore.sources.lateness import max_before, too_late, watermark_before
 from featurestore.sources.produce import read_messages
@@ -106,16 +105,14 @@ def _avro_values(path: Path) -> tuple[SchemaRegistry, list[bytes]]:
     values: list[bytes] = []
     try:
         with path.open("rb") as file:
-            blocks = fastavro.block_reader(file)
-            written_by = blocks.writer_schema
-            plain = fastavro.parse_schema(without_logical_types(written_by))
-            for block in blocks:
-                data = block.bytes_.getvalue()
-                stream = BytesIO(data)
-                for _ in range(block.num_records):
-                    start = stream.tell()
-                    fastavro.schemaless_reader(stream, plain, None)
-                    values.append(_HEADER + data[start : stream.tell()])
-    except (ValueError, EOFError, OSError, StopIteration) as error:
+            records = fastavro.reader(file)
+            written_by = records.writer_schema
+            schema = fastavro.parse_schema(written_by)
+            for record in records:
+                out = BytesIO(_HEADER)
+                out.seek(len(_HEADER))
+                fastavro.schemaless_writer(out, schema, record)
+                values.append(out.getvalue())
+    except (ValueError, OverflowError, EOFError, OSError) as error:
         raise ConfigError(f"{path} can't be read as Avro: {error}", hint="an object container file (.avro)") from error
     return _WrittenBy(written_by), values

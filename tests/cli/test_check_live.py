@@ -39,7 +39,8 @@ def live(project: Path, contract: str) -> list[dict[str, Any]]:
 
 def test_what_holds_is_told_with_how_many_entities(project: Path):
     # amount_eur_sum_tumbling_1m: of the tumbling window, another dataset than the sliding one's.
-    contract = "view: card_activity\nmax_age: 3650d\nfeatures: {count_1h: {min: 0}, amount_eur_sum_tumbling_1m: {dtype: Float64}}"
+    features = "{count_1h: {min: 0}, amount_eur_sum_tumbling_1m: {dtype: Float64}}"
+    contract = f"view: card_activity\nmax_age: 3650d\nfeatures: {features}"
     found = live(project, contract)
     assert [one["level"] for one in found] == ["ok", "ok"]
     assert "snapshots are complete up to" in found[0]["message"]
