@@ -83,8 +83,8 @@ def from_git(revision: str, modules: Sequence[str], directory: Path) -> Baseline
     """
     with tempfile.TemporaryDirectory(prefix="featurestore-check-") as temporary:
         folder, answer = Path(temporary) / "then", Path(temporary) / "snapshot.json"
-        # `rev:./` is this folder as it was, wherever in the repository it lies.
-        archive = _git(["archive", "--format=zip", f"{revision}:./"], directory, revision)
+        # Below the top of the repository, git archives this folder alone, with paths from here.
+        archive = _git(["archive", "--format=zip", revision], directory, revision)
         with zipfile.ZipFile(io.BytesIO(archive)) as files:
             files.extractall(folder)
         # A module that was not there then has nothing to be compared with.
