@@ -2,7 +2,9 @@
 
 FeatureStoreError
 ├── DefinitionError            the author: a feature definition is wrong
-│   └── SchemaError            the author: a topic's schema file is missing or wrong
+│   ├── SchemaError            the author: a topic's schema file is missing or wrong
+│   ├── NoViewError            the author: a module defines no feature view
+│   └── ContractError          the author: a contract file is wrong
 ├── ConfigError                the operator: a setting is wrong or missing
 ├── RegistryError              the operator: the registry can't do what was asked
 │   └── PlanRequiredError      the operator: definitions differ from what is applied; see the plan
@@ -59,6 +61,14 @@ class DefinitionError(FeatureStoreError):
 
 class SchemaError(DefinitionError):
     """A topic's schema file is missing, unreadable, or uses what is not supported."""
+
+
+class NoViewError(DefinitionError):
+    """A module defines no feature view."""
+
+
+class ContractError(DefinitionError):
+    """A contract can't be read, or asks for what is not there; names the file and, where it can, the line."""
 
 
 class ConfigError(FeatureStoreError):

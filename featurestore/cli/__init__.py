@@ -14,14 +14,15 @@ from featurestore.errors import FeatureStoreError
 # Library that may be missing -> the extra that brings it.
 _EXTRA_OF = {
     **dict.fromkeys(
-        ("bytewax", "confluent_kafka", "fastavro", "numpy", "polars", "polars_hash", "prometheus_client"),
+        ("avro", "bytewax", "confluent_kafka", "fastavro", "numpy", "polars", "polars_hash", "prometheus_client"),
         "worker",
     ),
     **dict.fromkeys(
         ("pyarrow", "pydantic", "pydantic_settings", "rich", "rocksdict", "sqlalchemy", "structlog", "tomli"),
         "worker",
     ),
-    **dict.fromkeys(("tenacity", "typer"), "worker"),
+    **dict.fromkeys(("tenacity", "typer", "yaml"), "worker"),
+    "avro": "worker",
     "pyiceberg": "iceberg",
     **dict.fromkeys(("httptools", "starlette", "uvicorn", "uvloop"), "server"),
 }

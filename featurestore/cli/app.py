@@ -11,6 +11,7 @@ from featurestore.cli import (
     apply,
     backfill,
     broker,
+    check,
     dead_letters,
     demo,
     get,
@@ -63,6 +64,7 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
+app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("backfill", epilog=backfill.EXAMPLES)(backfill.backfill)
 app.command("training-set", epilog=training_set.EXAMPLES)(training_set.training_set)

@@ -14,7 +14,7 @@ from featurestore.definitions.batch import BatchFeatureView
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.source import KafkaSource
 from featurestore.definitions.view import StreamFeatureView
-from featurestore.errors import DefinitionError, FeatureStoreError
+from featurestore.errors import DefinitionError, FeatureStoreError, NoViewError
 
 Defined = TypeVar("Defined", Entity, KafkaSource, StreamFeatureView, BatchFeatureView)
 
@@ -42,7 +42,7 @@ def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
         batch_views = [value for value in vars(module).values() if isinstance(value, BatchFeatureView)]
         if not views and not batch_views:
             _check_is_the_file(module, name, base_dir)
-            raise DefinitionError(
+            raise NoViewError(
                 f"module {name} defines no feature view",
                 hint="assign a StreamFeatureView or BatchFeatureView to a module-level name",
             )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal, get_args
 
 from featurestore.definitions.names import check_identifier, duration_us
 from featurestore.errors import DefinitionError
 
 FORMATS = ("json", "avro", "avro-confluent")
 MAX_FUTURE = "1m"
+Compatibility = Literal["backward", "forward", "full"]
 
 
 class DefinitionWarning(UserWarning):
@@ -26,6 +28,8 @@ class KafkaSource:
     far an event may come behind the newest of its partition and be on time; allowed_lateness: how much
     further it still counts, as a correction; idle_timeout: how long a partition may be silent before it
     no longer holds the watermark back; max_future: how far beyond its arrival an event time is believed.
+    compatibility: how the schema may change (`featurestore check`): backward: its readers read what was written
+    before; forward: yesterday's readers read what is written now; full: both.
     Raises DefinitionError when built wrongly. Warns when a max_future that was set exceeds what lateness forgives.
     """
 
@@ -39,6 +43,7 @@ class KafkaSource:
     idle_timeout: str | timedelta = "30s"
     max_future: str | timedelta = MAX_FUTURE
     description: str = ""
+    compatibility: Compatibility = "backward"
 
     def __post_init__(self) -> None:
         what = f"source '{self.name}'"
@@ -49,6 +54,11 @@ class KafkaSource:
                 raise DefinitionError(f"{what}: {field} is {value!r}", hint=f"give its {field} as text")
         if self.format not in FORMATS:
             raise DefinitionError(f"{what}: unknown format {self.format!r}", hint=f"use {', '.join(FORMATS)}")
+        if self.compatibility not in get_args(Compatibility):
+            raise DefinitionError(
+                f"{what}: unknown compatibility {self.compatibility!r}",
+                hint=f"use {', '.join(get_args(Compatibility))}",
+            )
         duration_us(self.idle_timeout, f"{what}: idle_timeout", positive=True)
         tolerated = duration_us(self.max_out_of_orderness, f"{what}: max_out_of_orderness")
         tolerated += duration_us(self.allowed_lateness, f"{what}: allowed_lateness")

@@ -20,6 +20,7 @@ IN_A_PROJECT = (
     "docs/how-to/batch-features.md",
     "docs/how-to/training-data.md",
     "docs/how-to/ecosystem.md",
+    "docs/how-to/check-in-ci.md",
 )
 
 # What the how-to pages take for granted: the example project with events of the last ten minutes, and a server.

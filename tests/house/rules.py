@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "serving": BASE | {"definitions", "compute", "compile", "registry", "online"},
     "client": frozenset({"errors"}),  # it raises the same errors; they import nothing
     "testing": BASE | {"definitions", "compute", "compile", "shard", "sources"},
+    "contracts": BASE | {"definitions", "compute", "compile", "registry", "sources", "offline", "training", "batch"},
     "feature_store": BASE | {"definitions", "compile", "registry", "offline", "training"},  # the door in Python
     "examples": frozenset({"errors", "durations", "sources"}),  # sources: writes Avro as a producer does
     "__init__": frozenset({"errors", "definitions", "feature_store"}),  # what a pipeline's author writes, and that door
@@ -53,7 +54,9 @@ KEPT_TO: dict[str, frozenset[str]] = {
     "httpx": frozenset({"client", "sources"}),  # sources: asks a schema registry
     "typer": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
-    "pydantic": frozenset({"config"}),
+    "avro": frozenset({"contracts"}),
+    "yaml": frozenset({"contracts"}),
+    "pydantic": frozenset({"config", "contracts"}),
     "pydantic_settings": frozenset({"config"}),
     "prometheus_client": frozenset({"observability"}),
     "hypothesis": frozenset({"testing"}),
