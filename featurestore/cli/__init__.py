@@ -22,7 +22,6 @@ _EXTRA_OF = {
         "worker",
     ),
     **dict.fromkeys(("tenacity", "typer", "yaml"), "worker"),
-    "avro": "worker",
     "pyiceberg": "iceberg",
     **dict.fromkeys(("httptools", "starlette", "uvicorn", "uvloop"), "server"),
 }
