@@ -29,8 +29,9 @@ MODULE = "benchmarks.training.pipeline"
 
 def make_archive(data_dir: Path, events: int, rng: np.random.Generator) -> pl.DataFrame:
     """Write the archive as a worker does; card_id, amount, event_time of all events."""
-    start_us, span_us = START_MS * 1_000, 7 * DAY_US
-    time = start_us + np.sort(rng.integers(0, span_us, events))
+    # Each in a millisecond of its own: which of two events of one instant is the newest, joins see differently.
+    step_us = 7 * DAY_US // events // 1_000 * 1_000
+    time = START_MS * 1_000 + np.arange(events) * step_us + rng.integers(0, step_us, events)
     cards = pl.Series("card", card_numbers(STREAMS["payments"], events, rng))
     frame = pl.DataFrame(
         {

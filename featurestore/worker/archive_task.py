@@ -32,9 +32,10 @@ _NO_DEAD = pl.DataFrame(schema={"reason": pl.String})
 
 
 class ArchiveTask:
-    """Reads this process's partitions from the archive, in step by event time, and hands on what each shard must hear.
+    """Reads the archive, its partitions in step by event time, and hands on what this process's shards must hear.
 
-    The verdicts are those of the archive: what was too late or dead once is not asked again.
+    Every process reads all of it: that costs less than handing events from one to another. The verdicts are those of
+    the archive: what was too late or dead once is not asked again.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class ArchiveTask:
         self._source = plan.source
         self._metrics = metrics
         self._run = run
-        self._router = Router(views, plan.shards)
+        self._router = Router(views, plan.shards, range(process, plan.shards, processes))
+        # So that all processes together count each event once.
+        self._counted = {partition for partition in plan.resume if partition % processes == process}
         self._ends = plan.archive.ends
         self._readers = {
             p: PartitionReader(
@@ -63,7 +66,6 @@ class ArchiveTask:
                 ArchiveEnd(plan.archive.ends[p].next_offset, plan.archive.ends[p].max_event_time_us),
             )
             for p, fence in sorted(plan.resume.items())
-            if p % processes == process
         }
         self._unfinished = set(self._readers)
         self._announced = False
@@ -85,9 +87,10 @@ class ArchiveTask:
             return self._router.announce([self._progress(partition, before, before, ended=True)])
         progress = self._progress(partition, before, part.end)
         poll = SourcePoll((self._batch(part, progress),) if part.rows.height else (), (progress,))
-        self._metrics.observe_poll(self._source.name, poll, self._source.max_out_of_orderness_us)
-        left = self._ends[partition].next_offset - part.end.next_offset
-        self._metrics.observe_lag(self._source.name, {partition: left})
+        if partition in self._counted:
+            self._metrics.observe_poll(self._source.name, poll, self._source.max_out_of_orderness_us)
+            left = self._ends[partition].next_offset - part.end.next_offset
+            self._metrics.observe_lag(self._source.name, {partition: left})
         return self._router.route(poll)
 
     def close(self) -> None:

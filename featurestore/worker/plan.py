@@ -62,6 +62,11 @@ class RunPlan(msgspec.Struct, frozen=True):
     sources: tuple[SourcePlan, ...]
     metrics_dir: str | None = None
 
+    @property
+    def reads_archive(self) -> bool:
+        """Whether it is a backfill's: its processes need not hear of each other."""
+        return all(source.archive is not None for source in self.sources)
+
     def drain_requested(self) -> bool:
         """Whether a signal to any process asked all of them to finish."""
         return Path(self.drain_marker).exists()

@@ -55,16 +55,20 @@ def run_process(
         host = SourceHost(source, views, settings, metrics, run_id=plan.run_id, process=process)
         hosts[source.source.name] = host
         sources[source.source.name] = (
-            _task_builder(plan, source, views, settings, metrics),
+            _task_builder(plan, source, views, settings, metrics, process, processes),
             host,
         )
+    if plan.reads_archive:
+        # Nothing goes from one process to another, so each is a dataflow of its own.
+        addresses = ()
     flow = build_flow(sources, lambda: plan.close_windows and not plan.drain_requested())
     interval = min(EPOCH_S, settings.worker.commit_interval_s)
     # What the imports made lives as long as the process: full collections need not walk it.
     gc.freeze()
     log.info("worker_started", process=process, processes=processes, sources=sorted(sources))
     try:
-        cluster_main(flow, list(addresses), process, epoch_interval=timedelta(seconds=interval))  # type: ignore[no-untyped-call]
+        worker = process if addresses else 0
+        cluster_main(flow, list(addresses), worker, epoch_interval=timedelta(seconds=interval))  # type: ignore[no-untyped-call]
     except BaseException as error:
         raise cause_of(error) from error
     for host in hosts.values():
@@ -103,11 +107,17 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def _task_builder(
-    plan: RunPlan, source: SourcePlan, views: Sequence[BoundView], settings: Settings, metrics: Metrics
+    plan: RunPlan,
+    source: SourcePlan,
+    views: Sequence[BoundView],
+    settings: Settings,
+    metrics: Metrics,
+    process: int,
+    processes: int,
 ) -> Callable[[int, int], ReadingTask]:
     def build(index: int, count: int) -> ReadingTask:
         if source.archive is not None:
-            return ArchiveTask(source, views, metrics, plan, process=index, processes=count)
+            return ArchiveTask(source, views, metrics, plan, process=process, processes=processes)
         return SourceTask(source, views, settings, metrics, plan, process=index, processes=count)
 
     return build

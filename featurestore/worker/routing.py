@@ -16,10 +16,14 @@ _SHARD = "_shard"
 
 
 class Router:
-    """Splits polls of one source by shard. Views with the same join keys share one routing of the events."""
+    """Splits polls of one source by shard. Views with the same join keys share one routing of the events.
 
-    def __init__(self, views: Sequence[BoundView], shards: int) -> None:
+    own: the shards that are served; all by default.
+    """
+
+    def __init__(self, views: Sequence[BoundView], shards: int, own: Sequence[int] | None = None) -> None:
         self._shards = shards
+        self._own = range(shards) if own is None else own
         self._groups: dict[EntityGroup, tuple[JoinKeySpec, ...]] = {}
         self._columns: dict[EntityGroup, list[str]] = {}
         for view in views:
@@ -40,12 +44,12 @@ class Router:
                 shard,
                 ShardBatch({group: parts[shard] for group, parts in split.items() if shard in parts}, poll.progress),
             )
-            for shard in range(self._shards)
+            for shard in self._own
         ]
 
     def announce(self, progress: Sequence[PartitionProgress]) -> list[tuple[int, ShardBatch]]:
         """Progress alone, for every shard."""
-        return [(shard, ShardBatch({}, tuple(progress))) for shard in range(self._shards)]
+        return [(shard, ShardBatch({}, tuple(progress))) for shard in self._own]
 
     def _split(self, events: pl.DataFrame, group: EntityGroup) -> dict[int, pl.DataFrame]:
         own_time = [] if EVENT_TIME in self._columns[group] else [pl.col(EVENT_TIME).dt.epoch("us").alias(EVENT_TIME)]
@@ -59,5 +63,8 @@ class Router:
         )
         # Events with a null join key have no shard of their own; any fixed choice counts them exactly once.
         shard = shard_expr(pl.col(KEY), self._shards).fill_null(pl.col(PARTITION).cast(pl.UInt32) % self._shards)
-        parts = frame.with_columns(shard.alias(_SHARD)).partition_by(_SHARD, as_dict=True, include_key=False)
+        frame = frame.with_columns(shard.alias(_SHARD))
+        if len(self._own) < self._shards:
+            frame = frame.filter(pl.col(_SHARD).is_in(list(self._own)))
+        parts = frame.partition_by(_SHARD, as_dict=True, include_key=False)
         return {int(number): part for (number,), part in parts.items()}
