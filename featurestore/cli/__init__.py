@@ -6,6 +6,7 @@ when trying again helps. Anything else is a bug and shows its stack.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,9 @@ _EXTRA_OF = {
     **dict.fromkeys(("httptools", "starlette", "uvicorn", "uvloop"), "server"),
 }
 
+# What a file system says to a folder that was chosen wrongly: no bug, so no stack.
+_REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit; without `arguments`, those of the process."""
@@ -43,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"this needs {library}, which is not installed",
             f"pip install 'featurestore[{_EXTRA_OF[library]}]'",
         )
+    except OSError as error:
+        if error.filename is None or error.errno not in _REFUSALS:
+            raise
+        _fail(f"{error.filename}: {error.strerror}", "choose another folder, or make this one writable for this user")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -110,6 +110,7 @@ def _print(sources: "Sequence[SourceBackfill]", *, json: bool, dry_run: bool) ->
                 for source in sources
                 for part in source.to_read
             ],
+            key_columns=3,
         )
     for source in sources:
         names = ", ".join(source.views)

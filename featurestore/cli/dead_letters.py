@@ -57,7 +57,8 @@ def ls(source: SourceName = None, data_dir: DataDir = None, json: Json = False) 
     if json:
         print_json(rows)
     elif rows:
-        print_table(["source", "reason", "count", "replayed", "first", "last"], [list(row.values()) for row in rows])
+        columns = ["source", "reason", "count", "replayed", "first", "last"]
+        print_table(columns, [list(row.values()) for row in rows], key_columns=2)
     else:
         print_line("no dead letters")
 

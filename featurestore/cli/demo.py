@@ -162,7 +162,8 @@ class _Watch:
             return  # it is still starting; the next look will find it
         print_line(f"\n{self.progress.processed:,} of {self._events:,} processed; what the server answers now:")
         columns = [*example.shown_entities, *example.shown_features]
-        print_table(columns, [[_rounded(row[name]) for name in columns] for row in answer.to_pylist()])
+        rows = [[_rounded(row[name]) for name in columns] for row in answer.to_pylist()]
+        print_table(columns, rows, key_columns=len(example.shown_entities))
         print_line("")
         sys.stdout.flush()
 

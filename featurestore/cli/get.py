@@ -71,7 +71,8 @@ def get(
             status = column.statuses[entity]
             time = "" if status == "NOT_FOUND" else column.event_timestamps[entity]
             rows.append([*values, reference, column.values[entity], status, time])
-    print_table([*response.metadata.feature_names[:key_count], "feature", "value", "status", "newest event"], rows)
+    named = [*response.metadata.feature_names[:key_count], "feature"]
+    print_table([*named, "value", "status", "newest event"], rows, key_columns=len(named))
 
 
 def parse_entities(pairs: Sequence[str]) -> dict[str, list[Any]]:

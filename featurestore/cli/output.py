@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import msgspec
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
+
+from featurestore.cli.table_layout import Placed, lay_out, wrap
 
 WIDE = 10_000
 """Width when stdout is no terminal: nothing is cut off in a pipe."""
@@ -35,22 +39,57 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def print_note(text: str) -> None:
+    """A remark below a table, indented; on a terminal it wraps between words."""
+    width = Console(file=sys.stdout).width if sys.stdout.isatty() else WIDE
+    wrapper = textwrap.TextWrapper(
+        width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    print_line(wrapper.fill(text))
+
+
 def warn(text: str) -> None:
     """A line on stderr about what the answer does not have."""
     sys.stderr.write(f"Warning: {text}\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """A table; numbers to the right, None as a dash."""
-    cells = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for position, name in enumerate(columns):
-        numeric = bool(cells) and all(isinstance(row[position], int | float | None) for row in cells)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*(_cell(value) for value in row))
-    width = None if sys.stdout.isatty() else WIDE
-    Console(file=sys.stdout, markup=False, highlight=False, width=width).print(table)
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, key_columns: int = 1) -> None:
+    """A table; numbers to the right, None as a dash.
+
+    key_columns: how many of the first columns say what a row is about. Where the table is too wide for the terminal all
+    but the last of them become headings, and if it is too wide even so it goes on below with the last one repeated.
+    """
+    values = [list(row) for row in rows]
+    cells = [[_cell(value) for value in row] for row in values]
+    numeric = [
+        bool(values) and all(isinstance(row[position], int | float | None) for row in values)
+        for position in range(len(columns))
+    ]
+    console = Console(file=sys.stdout, markup=False, highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    headings = 0 if len(lay_out(columns, cells, key_columns, console.width)) == 1 else key_columns - 1
+    inner = [row[headings:] for row in cells]
+    tables = lay_out(columns[headings:], inner, key_columns - headings, console.width)
+    groups = groupby(zip(cells, inner, strict=True), key=lambda both: both[0][:headings]) if headings else [([], None)]
+    for number, (heading, members) in enumerate(groups):
+        if heading:
+            console.print(("\n" if number else "") + wrap(" · ".join(heading), console.width), style="bold")
+        shown = inner if members is None else [row for _, row in members]
+        for part, placed in enumerate(tables):
+            if part:
+                console.print()
+            console.print(_table(columns[headings:], shown, numeric[headings:], placed))
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], placed: Sequence[Placed]
+) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in placed:
+        justify: JustifyMethod = "right" if numeric[column.position] else "left"
+        table.add_column(columns[column.position], justify=justify, overflow="fold", width=column.width)
+    for row in rows:
+        table.add_row(*(wrap(row[column.position], column.width) for column in placed))
+    return table
 
 
 def _cell(value: object) -> str:

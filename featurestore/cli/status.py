@@ -6,7 +6,7 @@ import msgspec
 import typer
 
 from featurestore.cli.options import BootstrapServers, DataDir, Json, load_settings
-from featurestore.cli.output import format_bytes, print_json, print_line, print_table
+from featurestore.cli.output import format_bytes, print_json, print_line, print_note, print_table
 
 if TYPE_CHECKING:
     from featurestore.cli.disk_report import DiskReport
@@ -63,9 +63,9 @@ def _show_streams(report: "StatusReport") -> None:
     for source in report.sources:
         if source.dead_letters:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(source.dead_letters.items()))
-            print_line(f"  {source.name}: dead letters: {reasons}")
+            print_note(f"{source.name}: dead letters: {reasons}")
         if source.broker_error:
-            print_line(f"  {source.name}: lag unknown: {source.broker_error}")
+            print_note(f"{source.name}: lag unknown: {source.broker_error}")
         if not source.has_store:
             print_line(f"  {source.name}: no worker has run yet: featurestore run MODULE")
     print_line("")
@@ -108,6 +108,7 @@ def _print_disk(disk: "DiskReport") -> None:
             for view in disk.views
             for v in view.versions
         ],
+        key_columns=2,
     )
     for view in disk.views:
         if any(not version.current for version in view.versions):

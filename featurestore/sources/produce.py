@@ -123,7 +123,8 @@ def read_messages(path: Path, key_column: str | None = None) -> Iterator[tuple[b
     """(key, value) of each row of a JSON-lines or Parquet file.
 
     Lines are sent as they are, empty ones left out. Of Parquet rows times become ISO 8601 text and binary
-    base64. Raises ConfigError when the file is missing, of another kind, or lacks the key column.
+    base64. Raises ConfigError, before the first message, when the file is missing, of another kind, or a row lacks
+    the key column.
     """
     if not path.is_file():
         raise ConfigError(f"file {path} does not exist")
@@ -139,6 +140,14 @@ def read_messages(path: Path, key_column: str | None = None) -> Iterator[tuple[b
 
 
 def _json_messages(path: Path, key_column: str | None) -> Iterator[tuple[bytes | None, bytes]]:
+    if key_column is not None:
+        # A bad line is found before the first message is sent: afterwards nobody could tell what to send again.
+        for _ in _json_lines(path, key_column):
+            pass
+    yield from _json_lines(path, key_column)
+
+
+def _json_lines(path: Path, key_column: str | None) -> Iterator[tuple[bytes | None, bytes]]:
     decode = msgspec.json.Decoder(dict[str, object]).decode
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):

@@ -147,6 +147,27 @@ def test_a_missing_module_of_the_user_is_no_missing_extra(monkeypatch: pytest.Mo
         main([])
 
 
+@pytest.mark.parametrize("arguments", [("init", "taken/new"), ("broker", "--data-dir", "taken/data")], ids=" ".join)
+def test_a_folder_that_can_not_be_made_is_told_without_a_stack(
+    project: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    (project / "taken").write_text("a file, not a folder")
+    assert run(*arguments) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Error: ")
+    assert "taken" in told
+    assert "Not a directory" in told
+
+
+def test_an_error_of_the_system_that_is_nobodys_choice_shows_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "one of ours")
+
+    monkeypatch.setattr(cli_app, "app", fail)
+    with pytest.raises(FileNotFoundError):
+        main([])
+
+
 def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(**_: object) -> None:
         raise KeyboardInterrupt

@@ -74,6 +74,8 @@ def test_a_service_has_settings_that_fit_together(name: str, monkeypatch: pytest
         listeners = SERVICES[host]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
         assert f"INTERNAL://{host}:{port}" in listeners.split(",")
         assert settings.worker.metrics_host == "0.0.0.0", "Prometheus is another host"
+    else:
+        assert settings.serving.clock == "wall", "the mounted file has the examples' clock, under which nothing decays"
 
 
 def test_the_health_checks_ask_what_is_served(monkeypatch: pytest.MonkeyPatch):
@@ -179,8 +181,12 @@ def test_a_systemd_unit_runs_a_command_that_the_cli_knows_and_drains(path: Path,
     _, options = parse(arguments)
     for module in options.get("modules", ()):
         assert (ROOT / module).exists()
-    variable, _, value = service["Environment"].partition("=")
-    monkeypatch.setenv(variable, value)
-    assert str(Settings.load(ROOT).store.data_dir) == f"/var/lib/{service['StateDirectory']}"
+    for assignment in shlex.split(service["Environment"]):
+        variable, _, value = assignment.partition("=")
+        monkeypatch.setenv(variable, value)
+    settings = Settings.load(ROOT)
+    if arguments[0] == "serve":
+        assert settings.serving.clock == "wall", "values as of now, also in a project that init made"
+    assert str(settings.store.data_dir) == f"/var/lib/{service['StateDirectory']}"
     assert (service["KillSignal"], service["KillMode"]) == ("SIGTERM", "mixed")
     assert int(service["TimeoutStopSec"]) >= 15

@@ -37,6 +37,13 @@ def test_a_field_can_be_the_key(tmp_path: Path) -> None:
         list(read_messages(path, "id"))
 
 
+def test_a_bad_line_is_told_before_the_first_message_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"id": "x"}\n' * 3_000 + '{"other": 1}\n')
+    with pytest.raises(ConfigError, match=r"line 3001 has no field 'id'"):
+        next(read_messages(path, "id"))
+
+
 def test_parquet_rows_become_json_objects(tmp_path: Path) -> None:
     at = datetime(2026, 1, 1, tzinfo=timezone.utc)
     frame = pl.DataFrame({"id": ["ü", None], "n": [2**60, -1], "x": [1.0, 0.1], "ok": [True, False], "at": [at, at]})
