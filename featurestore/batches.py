@@ -5,7 +5,7 @@ Lateness is decided before this seam and never asked again behind it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -48,7 +48,7 @@ class PartitionBatch:
     accepted: schema columns + _partition, _offset, event_time, arrival_time, _partition_watermark (int64 µs: the
     partition's watermark just before the event, NO_TIME if none).
     late: as accepted + watermark (Datetime µs UTC), lateness (Int64 µs). dead: _partition, _offset, key, value,
-    arrival_time, reason, error.
+    arrival_time, reason, error. duplicates: offsets, int64; nothing else is kept of them.
     """
 
     progress: PartitionProgress
@@ -58,6 +58,7 @@ class PartitionBatch:
     accepted: pl.DataFrame
     late: pl.DataFrame
     dead: pl.DataFrame
+    duplicates: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def partition(self) -> int:

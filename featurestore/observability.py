@@ -69,6 +69,9 @@ TABLE: dict[str, Declared] = {
         "Messages that could not be decoded or validated, kept under dead_letter/.",
         ("source", "reason"),
     ),
+    "events_duplicate_total": Declared(
+        Counter, "Events that their partition had brought already (`dedupe_by`).", ("source",)
+    ),
     "watermark_seconds": Declared(
         Gauge, "Watermark of a partition, seconds since the epoch of event time.", ("source", "partition")
     ),
@@ -123,6 +126,7 @@ class Metrics:
     events_late_accepted_total: Counter
     events_too_late_total: Counter
     dead_letters_total: Counter
+    events_duplicate_total: Counter
     watermark_seconds: Gauge
     watermark_delay_seconds: Gauge
     consumer_lag: Gauge
@@ -144,6 +148,7 @@ class Metrics:
             self.events_read_total.labels(source).inc(len(batch.offsets))
             self.events_accepted_total.labels(source).inc(len(batch.accepted))
             self.events_too_late_total.labels(source).inc(len(batch.late))
+            self.events_duplicate_total.labels(source).inc(len(batch.duplicates))
             if len(batch.accepted):
                 # A partition without a watermark yet has the least int64 there: nothing is behind it.
                 behind = batch.accepted["event_time"].dt.epoch("us") < batch.accepted["_partition_watermark"]

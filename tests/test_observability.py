@@ -47,31 +47,33 @@ def frame(event_times_us: list[int], watermarks_us: list[int]) -> pl.DataFrame:
     )
 
 
-def poll_of_six() -> SourcePoll:
-    progress = PartitionProgress(3, 10, 16, 100 * SECOND)
+def poll_of_seven() -> SourcePoll:
+    progress = PartitionProgress(3, 10, 17, 100 * SECOND)
     batch = PartitionBatch(
         progress=progress,
-        offsets=np.arange(10, 16),
-        arrival_us=np.zeros(6, dtype=np.int64),
-        sizes=np.ones(6, dtype=np.int64),
+        offsets=np.arange(10, 17),
+        arrival_us=np.zeros(7, dtype=np.int64),
+        sizes=np.ones(7, dtype=np.int64),
         accepted=frame([90 * SECOND, 100 * SECOND, 94 * SECOND], [NO_TIME, 85 * SECOND, 95 * SECOND]),
         late=frame([1 * SECOND], [95 * SECOND]),
         dead=pl.DataFrame({"reason": ["malformed", "malformed"]}),
+        duplicates=np.array([16]),
     )
     return SourcePoll((batch,), (progress, PartitionProgress(4, 0, 0, NO_TIME, "empty")))
 
 
 def test_a_poll_is_counted_by_verdict_and_adds_up(metrics: Metrics, registry: CollectorRegistry) -> None:
-    metrics.observe_poll("payments", poll_of_six(), 5 * SECOND)
+    metrics.observe_poll("payments", poll_of_seven(), 5 * SECOND)
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"featurestore_{name}", {"source": "payments", **labels})
 
-    assert value("events_read_total") == 6
+    assert value("events_read_total") == 7
     assert value("events_accepted_total") == 3
     assert value("events_late_accepted_total") == 1
     assert value("events_too_late_total") == 1
     assert value("dead_letters_total", reason="malformed") == 2
+    assert value("events_duplicate_total") == 1
     assert value("watermark_seconds", partition="3") == 95
     assert value("watermark_seconds", partition="4") is None
 

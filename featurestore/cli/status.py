@@ -64,6 +64,8 @@ def _show_streams(report: "StatusReport") -> None:
         if source.dead_letters:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(source.dead_letters.items()))
             print_line(f"  {source.name}: dead letters: {reasons}")
+        if source.duplicates:
+            print_line(f"  {source.name}: duplicates: {source.duplicates:,}")
         if source.broker_error:
             print_line(f"  {source.name}: lag unknown: {source.broker_error}")
         if not source.has_store:

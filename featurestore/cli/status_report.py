@@ -48,8 +48,8 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 
 
 class SourceStatus(msgspec.Struct, frozen=True):
-    """A source. Messages are counted as archived: read = accepted + late + dead letters. imported: events of history by
-    generation, which no message brought.
+    """A source. Messages are counted as archived: read = accepted + late + dead letters + duplicates. imported:
+    events of history by generation, which no message brought.
 
     generation: None when the broker does not answer; then broker_error says why, and partitions are those last read.
     """
@@ -64,6 +64,7 @@ class SourceStatus(msgspec.Struct, frozen=True):
     accepted: int
     late: int
     dead_letters: dict[str, int]
+    duplicates: int
     imported: dict[str, int]
     has_store: bool
 
@@ -204,6 +205,7 @@ def _source_status(
         accepted=counts.accepted,
         late=counts.late,
         dead_letters=counts.dead_letters,
+        duplicates=counts.duplicates,
         imported=counts.imported,
         has_store=read_store_info(data_dir, source.name) is not None,
     )

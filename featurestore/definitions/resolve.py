@@ -19,7 +19,7 @@ from featurestore.definitions.names import duration_us, nearest
 from featurestore.definitions.resolve_batch import resolve_batch_view
 from featurestore.definitions.schema import load_schema
 from featurestore.definitions.source import KafkaSource
-from featurestore.definitions.specs import BatchViewSpec, EntitySpec, FeatureSpec, SourceSpec, ViewSpec
+from featurestore.definitions.specs import BatchViewSpec, ColumnSpec, EntitySpec, FeatureSpec, SourceSpec, ViewSpec
 from featurestore.definitions.view import StreamFeatureView
 from featurestore.errors import DefinitionError, SchemaError
 
@@ -41,6 +41,7 @@ _ARCHIVE_COLUMNS = frozenset(
     }
 )
 NUMERIC = ("Int64", "Float64")
+EVENT_IDS = ("String", "Int64", "Binary")
 _TOO_WIDE = (pl.UInt64(), pl.Int128(), pl.UInt128())
 INPUTS: Mapping[str, tuple[str, ...]] = {
     "sum": (*NUMERIC, "Boolean"),
@@ -98,6 +99,8 @@ def resolve_source(source: KafkaSource, base_dir: Path) -> SourceSpec:
             f"{what}: schema {source.schema} has a column '{name}', a name that the store uses itself",
             hint="rename the field, or leave it out of the schema file",
         )
+    if source.dedupe_by is not None:
+        _check_event_id(what, source, by_name)
     return SourceSpec(
         name=source.name,
         topic=source.topic,
@@ -110,7 +113,29 @@ def resolve_source(source: KafkaSource, base_dir: Path) -> SourceSpec:
         max_future_us=duration_us(source.max_future, what),
         columns=columns,
         description=source.description,
+        dedupe_by=source.dedupe_by,
+        dedupe_within_us=_dedupe_within_us(what, source),
     )
+
+
+def _check_event_id(what: str, source: KafkaSource, by_name: Mapping[str, ColumnSpec]) -> None:
+    assert source.dedupe_by is not None
+    column = by_name.get(source.dedupe_by)
+    if column is None:
+        raise _unknown(f"{what}: dedupe_by", source.dedupe_by, by_name, f"schema {source.schema}")
+    if column.dtype not in EVENT_IDS:
+        raise SchemaError(
+            f"{what}: dedupe_by column '{column.name}' is {column.dtype} in schema {source.schema}",
+            hint=f"an event's id is {', '.join(EVENT_IDS[:-1])} or {EVENT_IDS[-1]}",
+        )
+
+
+def _dedupe_within_us(what: str, source: KafkaSource) -> int:
+    if source.dedupe_by is None:
+        return 0
+    if source.dedupe_within is not None:
+        return duration_us(source.dedupe_within, what)
+    return duration_us(source.max_out_of_orderness, what) + duration_us(source.allowed_lateness, what)
 
 
 def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:

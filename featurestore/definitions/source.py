@@ -30,6 +30,9 @@ class KafkaSource:
     no longer holds the watermark back; max_future: how far beyond its arrival an event time is believed.
     compatibility: how the schema may change (`featurestore check`): backward: its readers read what was written
     before; forward: yesterday's readers read what is written now; full: both.
+    dedupe_by: the column of an event's id; an event whose id its partition brought already is counted as a
+    duplicate and nothing else. dedupe_within: how far behind the partition's newest event an id is remembered;
+    left out, as far as an event may be late, which is enough where a message sent twice has one event time.
     Raises DefinitionError when built wrongly. Warns when a max_future that was set exceeds what lateness forgives.
     """
 
@@ -44,6 +47,8 @@ class KafkaSource:
     max_future: str | timedelta = MAX_FUTURE
     description: str = ""
     compatibility: Compatibility = "backward"
+    dedupe_by: str | None = None
+    dedupe_within: str | timedelta | None = None
 
     def __post_init__(self) -> None:
         what = f"source '{self.name}'"
@@ -62,6 +67,7 @@ class KafkaSource:
         duration_us(self.idle_timeout, f"{what}: idle_timeout", positive=True)
         tolerated = duration_us(self.max_out_of_orderness, f"{what}: max_out_of_orderness")
         tolerated += duration_us(self.allowed_lateness, f"{what}: allowed_lateness")
+        self._check_dedupe(what, tolerated)
         future = duration_us(self.max_future, f"{what}: max_future")
         if self.max_future != MAX_FUTURE and future > tolerated:
             warnings.warn(
@@ -69,4 +75,19 @@ class KafkaSource:
                 "one event from the future makes events that are on time too late",
                 DefinitionWarning,
                 stacklevel=3,
+            )
+
+    def _check_dedupe(self, what: str, tolerated_us: int) -> None:
+        if self.dedupe_within is None:
+            return
+        if self.dedupe_by is None:
+            raise DefinitionError(
+                f"{what}: dedupe_within without dedupe_by",
+                hint="name the column of the event's id: dedupe_by='event_id'",
+            )
+        if duration_us(self.dedupe_within, f"{what}: dedupe_within") < tolerated_us:
+            raise DefinitionError(
+                f"{what}: dedupe_within {self.dedupe_within} is shorter than max_out_of_orderness plus "
+                "allowed_lateness: an event that is not too late could count twice",
+                hint="leave it out, or make it longer",
             )

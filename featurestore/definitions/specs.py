@@ -46,7 +46,10 @@ class EntitySpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A Kafka source, durations in µs. schema: path as the author wrote it; columns: what the file said then."""
+    """A Kafka source, durations in µs. schema: path as the author wrote it; columns: what the file said then.
+
+    dedupe_by: the column of an event's id, None: no event is taken for a duplicate.
+    """
 
     name: str
     topic: str
@@ -59,6 +62,8 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_future_us: int
     columns: tuple[ColumnSpec, ...]
     description: str = ""
+    dedupe_by: str | None = None
+    dedupe_within_us: int = 0
 
 
 class WindowSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -158,6 +158,7 @@ def _segment_merges(
         last,
         start=first.start,
         value_bytes=sum(footer.value_bytes for footer in footers),
+        duplicates=sum(footer.duplicates for footer in footers),
         first_arrival_us=next((f.first_arrival_us for f in footers if f.first_arrival_us is not None), None),
     )
     side = SideFooter(FORMAT_VERSION, first.source, first.generation, first.partition, first.start)

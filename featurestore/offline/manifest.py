@@ -43,8 +43,8 @@ class Retention(msgspec.Struct, frozen=True):
     """What was removed from a dataset by age, in all.
 
     complete_since: rows of this event time (window_end of snapshots) or later were not removed. rows: by kind
-    ("events", "late", "snapshots", of imported history its generation); dead_letters: by reason. began: of a source, by
-    "<generation>/<partition>".
+    ("events", "late", "duplicates", "snapshots", of imported history its generation); dead_letters: by reason. began:
+    of a source, by "<generation>/<partition>".
     """
 
     complete_since: str

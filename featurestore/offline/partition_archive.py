@@ -64,6 +64,7 @@ class _Segment:
     first_arrival_us: int | None = None
     frames: dict[Kind, list[pl.DataFrame]] = field(default_factory=_no_frames)
     buffered_bytes: int = 0
+    duplicates: int = 0
 
     @property
     def is_durable(self) -> bool:
@@ -109,6 +110,7 @@ class PartitionArchive:
                     footer.end,
                     footer.value_bytes,
                     footer.first_arrival_us,
+                    duplicates=footer.duplicates,
                 )
             # A compacted one is the newest only where a user has moved later files away: it stays closed.
         self._remove_leftovers()
@@ -152,7 +154,9 @@ class PartitionArchive:
             batch.sizes[skipped:],
         )
         self._end = ArchiveEnd(progress.next_offset, progress.max_event_time_us)
-        self._take(segment, parts, self._part_ends(parts, offsets, frames[EVENTS], end.max_event_time_us), frames)
+        ends = self._part_ends(parts, offsets, frames[EVENTS], end.max_event_time_us)
+        twice = batch.duplicates[int(np.searchsorted(batch.duplicates, end.next_offset)) :]
+        self._take(segment, parts, ends, frames, twice)
 
     def advance(self, progress: PartitionProgress) -> None:
         """Move the end over a gap. Before the first message there is no file to keep it in."""
@@ -210,6 +214,7 @@ class PartitionArchive:
         parts: Sequence[SegmentPart],
         ends: Sequence[ArchiveEnd],
         frames: dict[Kind, pl.DataFrame],
+        duplicates: np.ndarray,
     ) -> None:
         for index, (part, end) in enumerate(zip(parts, ends)):
             if index:
@@ -217,6 +222,8 @@ class PartitionArchive:
             segment.end = end
             segment.value_bytes = part.value_bytes
             segment.first_arrival_us = part.first_arrival_us
+            low, high = np.searchsorted(duplicates, [segment.start, end.next_offset])
+            segment.duplicates += int(high - low)
             for kind, frame in frames.items():
                 # An empty events frame is kept where it is the first: it brings the schema of a file
                 # without rows.
@@ -237,6 +244,7 @@ class PartitionArchive:
             segment.value_bytes,
             segment.first_arrival_us,
             segment.columns,
+            segment.duplicates,
         )
         for kind in (DEAD_LETTER, LATE):
             if segment.frames[kind]:

@@ -26,18 +26,20 @@ from featurestore.offline.tables import read_column, read_footer, read_frame, re
 class ArchiveCounts:
     """Messages of a source by verdict, dead letters by reason: what was read up to its archive's ends.
 
-    What retention has removed since is counted too. imported: events of history by generation; no message brought them.
+    duplicates: events that were brought twice. imported: events of history by generation; no message brought them.
+    What retention has removed since is counted too.
     """
 
     accepted: int = 0
     late: int = 0
     dead_letters: dict[str, int] = field(default_factory=dict)
     imported: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0
 
     @property
     def read(self) -> int:
         """All messages."""
-        return self.accepted + self.late + sum(self.dead_letters.values())
+        return self.accepted + self.late + sum(self.dead_letters.values()) + self.duplicates
 
 
 def read_events(root: Path, source: str) -> pl.DataFrame:
@@ -130,7 +132,8 @@ def _archive_counts(root: Path, source: str) -> ArchiveCounts:
         # Files that retention removes are counted by the manifest from the moment on that it hides them.
         if read_manifest(root).retention.get(dataset) == removed:
             imported = {name: count for name, count in sorted(counts.items()) if layout.is_history(name)}
-            return ArchiveCounts(counts[EVENTS], counts[LATE], dict(sorted(reasons.items())), imported)
+            dead = dict(sorted(reasons.items()))
+            return ArchiveCounts(counts[EVENTS], counts[LATE], dead, imported, counts["duplicates"])
 
 
 def _count_partition(root: Path, source: str, events: Path, counts: Counter[str], reasons: Counter[str]) -> None:
@@ -141,6 +144,7 @@ def _count_partition(root: Path, source: str, events: Path, counts: Counter[str]
     counts[layout.history_of(events) or EVENTS] += sum(read_footer(path)[0] for _, path in segment_files(events))
     if layout.history_of(events):
         return
+    counts["duplicates"] += sum(read_segment_footer(path).duplicates for _, path in segment_files(events))
     inside = events.relative_to(layout.source_dir(root, EVENTS, source))
     for _, path in segment_files(layout.source_dir(root, LATE, source) / inside):
         counts[LATE] += _rows_below(path, end)

@@ -79,6 +79,7 @@ def plan_archive_removal(root: Path, source: str, before: datetime) -> Removal:
                     reasons.update(dict(read_column(path, "reason").value_counts().iter_rows()))
                 else:
                     rows[layout.history_of(path) or kind] += read_footer(path)[0]
+                    rows["duplicates"] += read_segment_footer(path).duplicates if kind == EVENTS else 0
     counted = {kind: count for kind, count in rows.items() if count}
     return Removal(f"{EVENTS}/{source}", tuple(gone), counted, dict(reasons), _complete_since(gone), began)
 

@@ -37,7 +37,7 @@ class SegmentFooter(msgspec.Struct, frozen=True):
     start, end: half-open span of offsets, gaps included. max_event_time_us: largest event time of the
     partition before `end` (NO_TIME if none). value_bytes: raw bytes of all messages of the segment so far.
     first_arrival_us: arrival time of the segment's first message, None as long as it has none. columns:
-    (name, dtype) of the accepted events.
+    (name, dtype) of the accepted events. duplicates: how many messages of the segment were duplicates.
     """
 
     format_version: int
@@ -50,6 +50,7 @@ class SegmentFooter(msgspec.Struct, frozen=True):
     value_bytes: int
     first_arrival_us: int | None
     columns: list[tuple[str, str]]
+    duplicates: int = 0
 
 
 class SideFooter(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -26,6 +27,7 @@ from featurestore.errors import (
 )
 from featurestore.sources.client import consumer_settings, kafka_error, log_commit, make_client
 from featurestore.sources.decode import Decoder
+from featurestore.sources.duplicates import SeenIds
 from featurestore.sources.judge import Judge
 from featurestore.sources.messages import collect
 from featurestore.sources.schema_registry import SchemaRegistry
@@ -75,13 +77,18 @@ class _Partition:
         return self.stop_at is not None and self.next_offset >= self.stop_at
 
 
+def _no_ids(partition: int, point: ResumePoint) -> pl.DataFrame | None:
+    return None
+
+
 class SourceReader:
     """Reads some partitions of a source's topic.
 
     partitions: where each is read on. generation: of the topic. stop_at: recorded ends of a bounded run,
     else None. verdict_dir: where verdicts in which a clock spoke are remembered. settings: librdkafka's, of
     the user. registry: of the schemas that Avro values were written with. base_dir: of relative schema
-    paths. max_messages: the most that one poll gives. clock, monotonic: ns since the epoch, seconds.
+    paths. archived_ids: of a source with `dedupe_by`, the ids before a partition's resume point that still matter (see
+    `SeenIds`). max_messages: the most that one poll gives. clock, monotonic: ns since the epoch, seconds.
 
     Called by one thread. After an error that `poll` raised only `close` may be called: messages of that
     poll are lost to this reader, and another one must resume from what was stored.
@@ -100,6 +107,7 @@ class SourceReader:
         *,
         registry: SchemaRegistry | None = None,
         base_dir: Path = Path(),
+        archived_ids: Callable[[int, ResumePoint], pl.DataFrame | None] = _no_ids,
         max_messages: int = MAX_MESSAGES,
         clock: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
@@ -128,7 +136,10 @@ class SourceReader:
             for number, point in partitions.items()
         }
         newest = {number: point.max_event_time_us for number, point in partitions.items()}
-        self._judge = Judge(spec, newest, self._journals)
+        seen = None
+        if spec.dedupe_by is not None:
+            seen = {number: SeenIds(spec, archived_ids(number, point)) for number, point in partitions.items()}
+        self._judge = Judge(spec, newest, self._journals, seen)
         self._reading = {p.number for p in self._partitions.values() if not p.finished}
         self._consumer.assign([self._place(p, self._partitions[p].next_offset) for p in self._reading])
 
@@ -259,6 +270,7 @@ class SourceReader:
                     verdicts.accepted,
                     verdicts.late,
                     verdicts.dead,
+                    verdicts.duplicates,
                 )
             )
         return batches

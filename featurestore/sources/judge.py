@@ -1,4 +1,4 @@
-"""Give every message its verdict: accepted, too late, or a dead letter."""
+"""Give every message its verdict: accepted, too late, a duplicate, or a dead letter."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import polars as pl
 from featurestore.batches import (
     ARRIVAL_TIME,
     EVENT_TIME,
+    NO_TIME,
     OFFSET,
     PARTITION,
     PARTITION_WATERMARK,
@@ -19,6 +20,7 @@ from featurestore.compile.columns import COLUMN_DTYPES
 from featurestore.definitions.specs import SourceSpec
 from featurestore.durations import format_duration, format_instant
 from featurestore.sources.decode import Decoded
+from featurestore.sources.duplicates import SeenIds
 from featurestore.sources.lateness import in_future, max_before, too_late, watermark_before
 from featurestore.sources.messages import RawMessages
 from featurestore.sources.verdicts import VerdictJournal
@@ -45,13 +47,14 @@ class Judged:
     accepted: pl.DataFrame
     late: pl.DataFrame
     dead: pl.DataFrame
+    duplicates: np.ndarray
 
 
 class Judge:
     """Judges the partitions of one source, each in offset order.
 
     max_event_time_us: of each partition's valid events so far, NO_TIME if none; `judge` moves it on.
-    journals: one for each partition.
+    journals: one for each partition. seen: where the source has `dedupe_by`, one for each partition.
     """
 
     def __init__(
@@ -59,7 +62,10 @@ class Judge:
         spec: SourceSpec,
         max_event_time_us: Mapping[int, int],
         journals: Mapping[int, VerdictJournal],
+        seen: Mapping[int, SeenIds] | None = None,
     ) -> None:
+        assert (seen is not None) == (spec.dedupe_by is not None)
+        self._seen = seen
         self._spec = spec
         self._journals = journals
         self.max_event_time_us = dict(max_event_time_us)
@@ -88,7 +94,8 @@ class Judge:
         if future.any():
             dead.extend(self._future_letters(good[future], event_us[future]))
             frame, good, event_us = frame.filter(~future), good[~future], event_us[~future]
-        watermark, late = self._lateness(raw, good, event_us)
+        duplicate = None if self._seen is None else self._duplicates(self._seen, raw, good, frame, event_us)
+        watermark, late = self._lateness(raw, good, event_us, duplicate)
         rows_of = np.repeat([p for p, _, _ in raw.spans], [end - start for _, start, end in raw.spans])
         events = frame.hstack(
             [
@@ -99,7 +106,7 @@ class Judge:
                 pl.Series(PARTITION_WATERMARK, watermark),
             ]
         )
-        return self._by_partition(raw, good, events, late, sorted(dead))
+        return self._by_partition(raw, good, events, late, duplicate, sorted(dead))
 
     def _future(self, raw: RawMessages, good: np.ndarray, event_us: np.ndarray, wall_us: int) -> np.ndarray:
         limit = np.where(raw.broker_time[good], raw.arrival_us[good], wall_us)
@@ -118,16 +125,35 @@ class Judge:
             low, high = cuts[partition]
             self._journals[partition].record(raw.offsets[future[low:high]], int(raw.offsets[end - 1]) + 1)
 
-    def _lateness(self, raw: RawMessages, good: np.ndarray, event_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _duplicates(
+        self, seen: Mapping[int, SeenIds], raw: RawMessages, good: np.ndarray, frame: pl.DataFrame, event_us: np.ndarray
+    ) -> np.ndarray | None:
+        """Which rows are duplicates, None where none is."""
+        assert self._spec.dedupe_by is not None
+        ids = frame[self._spec.dedupe_by]
+        found = [
+            seen[partition].find(ids[low:high], event_us[low:high], self.max_event_time_us[partition])
+            for partition, low, high in _spans_of(raw, good)
+            if low < high
+        ]
+        duplicate = np.concatenate(found) if found else np.empty(0, dtype=bool)
+        return duplicate if duplicate.any() else None
+
+    def _lateness(
+        self, raw: RawMessages, good: np.ndarray, event_us: np.ndarray, duplicate: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Partition watermark before each row, and which rows are too late."""
+        # Duplicates move no watermark.
+        moving = event_us if duplicate is None else np.where(duplicate, NO_TIME, event_us)
         before = np.empty(len(good), dtype=np.int64)
         for partition, low, high in _spans_of(raw, good):
             if low < high:
                 newest = self.max_event_time_us[partition]
-                before[low:high] = max_before(event_us[low:high], newest)
-                self.max_event_time_us[partition] = max(newest, int(event_us[low:high].max()))
+                before[low:high] = max_before(moving[low:high], newest)
+                self.max_event_time_us[partition] = max(newest, int(moving[low:high].max()))
         watermark = watermark_before(before, self._spec.max_out_of_orderness_us)
-        return watermark, too_late(event_us, watermark, self._spec.allowed_lateness_us)
+        late = too_late(event_us, watermark, self._spec.allowed_lateness_us)
+        return watermark, late if duplicate is None else late & ~duplicate
 
     def _future_letters(self, good: np.ndarray, event_us: np.ndarray) -> Iterator[tuple[int, str, str]]:
         ahead = format_duration(self._spec.max_future_us)
@@ -141,24 +167,29 @@ class Judge:
         good: np.ndarray,
         events: pl.DataFrame,
         late: np.ndarray,
+        duplicate: np.ndarray | None,
         dead: list[tuple[int, str, str]],
     ) -> list[Judged]:
         any_late = bool(late.any())
-        accepted = events.filter(~late) if any_late else events
+        kept = ~late if duplicate is None else ~(late | duplicate)
+        whole = not any_late and duplicate is None
+        accepted = events if whole else events.filter(kept)
         late_events = _with_lateness(events.filter(late)) if any_late else self._no_late
         letters = _letters(raw, dead) if dead else self._no_dead
-        accepted_cuts = _spans_of(raw, good[~late] if any_late else good)
+        accepted_cuts = _spans_of(raw, good if whole else good[kept])
         late_cuts = _spans_of(raw, good[late])
         dead_cuts = _spans_of(raw, np.array([index for index, _, _ in dead], dtype=np.int64))
+        twice = good[duplicate] if duplicate is not None else good[:0]
         return [
             Judged(
                 partition,
                 accepted.slice(low, high - low),
                 late_events.slice(late_low, late_high - late_low),
                 letters.slice(dead_low, dead_high - dead_low),
+                raw.offsets[twice[first:end]],
             )
-            for (partition, low, high), (_, late_low, late_high), (_, dead_low, dead_high) in zip(
-                accepted_cuts, late_cuts, dead_cuts, strict=True
+            for (partition, low, high), (_, late_low, late_high), (_, dead_low, dead_high), (_, first, end) in zip(
+                accepted_cuts, late_cuts, dead_cuts, _spans_of(raw, twice), strict=True
             )
         ]
 

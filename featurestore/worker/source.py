@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
 import structlog
 
 from featurestore.batches import PartitionProgress, SourcePoll
@@ -13,6 +14,7 @@ from featurestore.compile.bind import BoundView
 from featurestore.config import Settings
 from featurestore.observability import Metrics
 from featurestore.offline import ArchiveEnd, SourceArchive
+from featurestore.offline.recent_ids import read_recent_ids
 from featurestore.online import layout
 from featurestore.shard.protocol import Fence, ShardBatch
 from featurestore.sources.consumer import ResumePoint, SourceReader
@@ -45,6 +47,7 @@ class SourceTask:
         processes: int,
     ) -> None:
         self._plan = plan
+        self._offline = Path(settings.store.data_dir) / "offline"
         self._metrics = metrics
         self._run = run
         self._router = Router(views, plan.shards)
@@ -56,7 +59,7 @@ class SourceTask:
         starts = {
             p: ArchiveEnd(plan.archive_start[p].next_offset, plan.archive_start[p].max_event_time_us) for p in mine
         }
-        self._archive = SourceArchive(data_dir / "offline", name, plan.generation, starts=starts)
+        self._archive = SourceArchive(self._offline, name, plan.generation, starts=starts)
         registry_url = settings.schema_registry.url
         self._reader = SourceReader(
             plan.source,
@@ -68,6 +71,7 @@ class SourceTask:
             layout.source_dir(data_dir, name) / "verdicts",
             settings.kafka.settings,
             registry=SchemaRegistry(registry_url) if registry_url and plan.source.format == "avro-confluent" else None,
+            archived_ids=self._archived_ids,
         )
         self._watch: TopicWatch | None = None
         if stop_at is None and process == 0:
@@ -117,6 +121,19 @@ class SourceTask:
         if self._watch is not None:
             self._watch.close()
         self._reader.close()
+
+    def _archived_ids(self, partition: int, point: ResumePoint) -> pl.DataFrame | None:
+        source = self._plan.source
+        assert source.dedupe_by is not None
+        return read_recent_ids(
+            self._offline,
+            source.name,
+            self._plan.generation,
+            partition,
+            source.dedupe_by,
+            ArchiveEnd(point.next_offset, point.max_event_time_us),
+            source.dedupe_within_us,
+        )
 
     def _has_grown(self, topic: TopicInfo | None) -> bool:
         if topic is None:

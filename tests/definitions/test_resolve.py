@@ -143,6 +143,32 @@ def test_a_schema_that_can_not_be_used_is_refused(tmp_path: Path, schema: object
         resolved_source(tmp_path, schema)
 
 
+def test_an_event_id_is_remembered_as_far_as_an_event_may_be_late_unless_told(tmp_path: Path) -> None:
+    late = {"max_out_of_orderness": "5s", "allowed_lateness": "10m"}
+    plain = resolved_source(tmp_path, avro(FIELDS), **late)
+    assert (plain.dedupe_by, plain.dedupe_within_us) == (None, 0)
+    found = resolved_source(tmp_path, avro(FIELDS), dedupe_by="signature", **late)
+    assert (found.dedupe_by, found.dedupe_within_us) == ("signature", 605_000_000)
+    told = resolved_source(tmp_path, avro(FIELDS), dedupe_by="quantity", dedupe_within="1h", **late)
+    assert told.dedupe_within_us == 3_600_000_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dedupe_by": "identity"}, "identity"),
+        ({"dedupe_by": "amount"}, "'amount' is Float64"),
+        ({"dedupe_by": "ts"}, "'ts' is Datetime"),
+        ({"dedupe_within": "1h"}, "dedupe_within without dedupe_by"),
+        ({"dedupe_by": "quantity", "dedupe_within": "4s", "allowed_lateness": "5s"}, "could count twice"),
+    ],
+)
+def test_an_event_id_that_can_not_be_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((DefinitionError, SchemaError), match="source 'payments'") as caught:
+        resolved_source(tmp_path, avro(FIELDS), **changes)
+    assert message in caught.value.message
+
+
 def test_a_missing_schema_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"schema payments\.avsc does not exist"):
         resolve_source(KafkaSource("p", topic="t", schema="payments.avsc", event_time="ts"), tmp_path)

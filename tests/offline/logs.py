@@ -48,7 +48,7 @@ class KilledError(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """verdict: "accepted", "late" or a dead letter's reason. before_us: largest event time before it."""
+    """verdict: "accepted", "late", "duplicate" or a dead letter's reason. before_us: largest event time before it."""
 
     offset: int
     arrival_us: int
@@ -85,7 +85,7 @@ class Log:
             for m in chosen
             if m.verdict == "late"
         ]
-        dead = [self._dead_row(m) for m in chosen if m.verdict not in ("accepted", "late")]
+        dead = [self._dead_row(m) for m in chosen if m.verdict not in ("accepted", "late", "duplicate")]
         new: Schema = {} if extra is None else {extra: pl.Int64}
         return PartitionBatch(
             PartitionProgress(self.partition, first, end, self.max_before(end)),
@@ -95,6 +95,7 @@ class Log:
             pl.DataFrame(accepted, schema={**new, **ACCEPTED}),
             pl.DataFrame(late, schema={**new, **LATE}),
             pl.DataFrame(dead, schema=DEAD),
+            np.array([m.offset for m in chosen if m.verdict == "duplicate"], dtype=np.int64),
         )
 
     def _row(self, message: Message, extra: str | None) -> dict[str, object]:
@@ -131,7 +132,7 @@ def draw_log(random: Random, partition: int, messages: int) -> Log:
     for _ in range(messages):
         arrival += random.choice([0, 1, 20, -30]) * SECOND
         event = max(0, arrival - random.randrange(20) * SECOND)
-        verdict = random.choice(["accepted", "accepted", "accepted", "late", "malformed", "tombstone"])
+        verdict = random.choice(["accepted", "accepted", "accepted", "late", "duplicate", "malformed", "tombstone"])
         if highest == NO_TIME or event > highest:
             verdict = "accepted" if verdict == "late" else verdict
         elif verdict == "late":

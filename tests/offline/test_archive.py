@@ -167,6 +167,7 @@ def test_the_files_hold_every_message_once_and_the_counts_add_up(tmp_path: Path)
     verdicts = Counter(message.verdict for log in logs for message in log.messages)
     counts = archive_counts(tmp_path, SOURCE)
     assert (counts.accepted, counts.late) == (verdicts.pop("accepted"), verdicts.pop("late"))
+    assert counts.duplicates == verdicts.pop("duplicate") > 0
     assert counts.dead_letters == dict(verdicts)
     assert counts.read == sum(len(log.messages) for log in logs)
     for read, kind in ((read_events, "accepted"), (read_late, "late")):

@@ -49,17 +49,19 @@ class Message:
 
 @dataclass(frozen=True)
 class SourceParams:
-    """What decides a message's verdict."""
+    """What decides a message's verdict. dedupe_by: field of the event's id; dedupe_us: how long one is remembered."""
 
     event_time_field: str
     ooo_us: int
     lateness_us: int
     max_future_us: int = MINUTE
+    dedupe_by: str | None = None
+    dedupe_us: int = 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """kind: "accepted" | "late" | "dead".
+    """kind: "accepted" | "late" | "dead" | "duplicate".
 
     watermark_before: the partition's, just before this message; None if it had none.
     lateness_us: how far behind that watermark, 0 when not behind it. reason: of a dead letter.

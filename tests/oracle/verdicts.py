@@ -13,13 +13,14 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """read = accepted + too_late + dead; late_accepted are some of the accepted."""
+    """read = accepted + too_late + dead + duplicates; late_accepted are some of the accepted."""
 
     read: int
     accepted: int
     late_accepted: int
     too_late: int
     dead: int
+    duplicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Applied:
 def judge(messages: Sequence[Message], params: SourceParams) -> list[Verdict]:
     """The verdict of each message, in the order given; the partitions may be interleaved in any way."""
     newest: dict[int, int] = {}
+    accepted: dict[int, list[tuple[Any, int]]] = {}
     next_offset: dict[int, int] = {}
     verdicts = []
     for message in messages:
@@ -58,9 +60,16 @@ def judge(messages: Sequence[Message], params: SourceParams) -> list[Verdict]:
         if reason is not None or time is None:
             verdicts.append(Verdict("dead", watermark, reason=reason))
             continue
+        identity = None if message.event is None or params.dedupe_by is None else message.event.get(params.dedupe_by)
+        before = accepted.setdefault(message.partition, [])
+        if identity is not None and any(i == identity and maximum - t <= params.dedupe_us for i, t in before):
+            verdicts.append(Verdict("duplicate", watermark))
+            continue
         behind = 0 if watermark is None else max(0, watermark - time)
         kind = "late" if behind > params.lateness_us else "accepted"
         verdicts.append(Verdict(kind, watermark, behind))
+        if kind == "accepted":
+            before.append((identity, time))
         newest[message.partition] = time if maximum is None else max(maximum, time)
     return verdicts
 
@@ -90,6 +99,7 @@ def source_counts(verdicts: Sequence[Verdict]) -> SourceCounts:
         late_accepted=late_accepted,
         too_late=kinds.count("late"),
         dead=kinds.count("dead"),
+        duplicates=kinds.count("duplicate"),
     )
 
 

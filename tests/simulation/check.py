@@ -92,10 +92,12 @@ def check_archive(simulation: Simulation, topic: Topic, log: Log) -> None:
     for row in found.iter_rows(named=True):
         assert row["value"] == values[row["_partition"], row["_offset"]]
     counts = archive_counts(simulation.offline, SOURCE)
-    assert (counts.accepted, counts.late, counts.dead_letters) == (
+    assert (counts.accepted, counts.late, counts.dead_letters, counts.duplicates, counts.read) == (
         len(accepted),
         len(late),
         oracle.dead_letters(log.verdicts),
+        len(log.kind("duplicate")),
+        len(log.messages),
     )
 
 

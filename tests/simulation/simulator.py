@@ -15,11 +15,13 @@ from pathlib import Path
 from unittest import mock
 
 import msgspec
+import polars as pl
 
 from featurestore.batches import NO_TIME, PartitionProgress
 from featurestore.compile.bind import BoundView
 from featurestore.definitions.specs import ColumnSpec, SourceSpec
 from featurestore.offline import ArchiveEnd, SnapshotWriter, SourceArchive, finish_recovery, read_ends, recover
+from featurestore.offline.recent_ids import read_recent_ids
 from featurestore.shard.processor import ShardProcessor
 from featurestore.shard.protocol import Commit, Fence, ShardBatch, ViewState, fence_key
 from featurestore.sources.consumer import ResumePoint, SourceReader
@@ -41,8 +43,9 @@ def simulated_source(params: SourceParams) -> SourceSpec:
         ColumnSpec(name=name, dtype=dtype, nullable=nullable, unit="us" if dtype == "Datetime" else None)
         for name, (dtype, nullable) in COLUMNS.items()
     )
+    dedupe = {"dedupe_by": params.dedupe_by, "dedupe_within_us": params.dedupe_us}
     spec = source_spec(out_of_orderness_us=params.ooo_us, lateness_us=params.lateness_us)
-    return msgspec.structs.replace(spec, columns=columns, max_future_us=params.max_future_us)
+    return msgspec.structs.replace(spec, columns=columns, max_future_us=params.max_future_us, **dedupe)
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,7 @@ class _Life:
                 {},
                 clock=lambda: self._wall_us * 1_000,
                 monotonic=lambda: self._seconds,
+                archived_ids=self._archived_ids,
             )
         self._readers.append(reader)
         archive = SourceArchive(
@@ -263,6 +267,14 @@ class _Life:
         )
         return _Process(reader, archive, writer, [s for s in range(self._sim.shards) if s % count == number])
 
+    def _archived_ids(self, partition: int, point: ResumePoint) -> pl.DataFrame | None:
+        spec = self._sim.spec
+        assert spec.dedupe_by is not None
+        end = ArchiveEnd(point.next_offset, point.max_event_time_us)
+        return read_recent_ids(
+            self._sim.offline, SOURCE, GENERATION, partition, spec.dedupe_by, end, spec.dedupe_within_us
+        )
+
     def _poll(self, process: _Process, router: Router) -> list[tuple[int, ShardBatch]]:
         self._wall_us = self._random.choice(self._habits.wall_us)
         poll = process.reader.poll(0.0)
@@ -273,7 +285,8 @@ class _Life:
         for batch in poll.batches:
             for offset in batch.offsets.tolist():
                 self._sim.first_wall_us.setdefault((batch.partition, offset), self._wall_us)
-            assert len(batch.accepted) + len(batch.late) + len(batch.dead) == len(batch.offsets)
+            verdicts = len(batch.accepted), len(batch.late), len(batch.dead), len(batch.duplicates)
+            assert sum(verdicts) == len(batch.offsets)
             process.archive.append(batch)
         for progress in poll.progress:
             assert progress.max_event_time_us >= NO_TIME
