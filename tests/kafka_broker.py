@@ -72,14 +72,18 @@ def _free_ports(count: int) -> list[int]:
 
 
 class KafkaBroker:
-    """One broker with its controller. Its data outlive `stop` and `kill`, and are gone after `remove`."""
+    """One broker with its controller. Its data outlive `stop` and `kill`, and are gone after `remove`.
 
-    def __init__(self, folder: Path | None = None, *, heap: str = "512m") -> None:
+    proxy_port: of a proxy in front of the broker's port `behind_proxy_port`; its clients are told to come by it.
+    """
+
+    def __init__(self, folder: Path | None = None, *, heap: str = "512m", proxy_port: int | None = None) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="kafka-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self._heap = heap
         self._process: subprocess.Popen[bytes] | None = None
-        self._port, self._controller_port = _free_ports(2)
+        self._port, self._controller_port, self.behind_proxy_port = _free_ports(3)
+        self._proxy_port = proxy_port
         self._write_config()
 
     @property
@@ -92,16 +96,21 @@ class KafkaBroker:
         return self._process.pid
 
     def _write_config(self) -> None:
+        listeners = f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller_port}"
+        advertised = f"PLAINTEXT://127.0.0.1:{self._port}"
+        if self._proxy_port is not None:
+            listeners += f",PROXIED://127.0.0.1:{self.behind_proxy_port}"
+            advertised += f",PROXIED://127.0.0.1:{self._proxy_port}"
         (self.folder / "server.properties").write_text(
             "\n".join(
                 [
                     "process.roles=broker,controller",
                     "node.id=1",
                     f"controller.quorum.voters=1@127.0.0.1:{self._controller_port}",
-                    f"listeners=PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller_port}",
-                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._port}",
+                    f"listeners={listeners}",
+                    f"advertised.listeners={advertised}",
                     "controller.listener.names=CONTROLLER",
-                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
                     f"log.dirs={self.folder / 'data'}",
                     "num.partitions=1",
                     "auto.create.topics.enable=false",
@@ -111,6 +120,8 @@ class KafkaBroker:
                     "transaction.state.log.min.isr=1",
                     "transaction.state.log.num.partitions=1",
                     "group.initial.rebalance.delay.ms=0",
+                    # Compaction of a topic within a second, not fifteen.
+                    "log.cleaner.backoff.ms=200",
                 ]
             )
         )
