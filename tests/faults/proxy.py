@@ -33,7 +33,6 @@ class CuttingProxy:
             with contextlib.suppress(OSError):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 one.shutdown(socket.SHUT_RDWR)
-            one.close()
         return len(cut) // 2
 
     def close(self) -> None:
@@ -44,19 +43,31 @@ class CuttingProxy:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
-                if self._listener.fileno() < 0:
-                    return
-                continue
-            with self._lock:
-                self._open += [client, server]
-            for origin, goal in ((client, server), (server, client)):
-                threading.Thread(target=self._hand_on, args=(origin, goal), daemon=True).start()
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:
+            client.close()
+            return
+        with self._lock:
+            self._open += [client, server]
+        back = threading.Thread(target=self._hand_on, args=(server, client), daemon=True)
+        back.start()
+        self._hand_on(client, server)
+        back.join()
+        with self._lock:
+            self._open = [one for one in self._open if one not in (client, server)]
+        client.close()
+        server.close()
 
     def _hand_on(self, origin: socket.socket, goal: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := origin.recv(65_536):
                 goal.sendall(data)
-        with contextlib.suppress(OSError):
-            goal.shutdown(socket.SHUT_RDWR)
+        for one in (origin, goal):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)

@@ -60,6 +60,8 @@ def _object(value: bytes) -> dict[str, Any]:
 
     try:
         fields = json.loads(value.decode("utf-8"), parse_constant=refuse)
+        # Half a surrogate pair, which an escape can write, is no text.
+        json.dumps(fields, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise _BadValueError("malformed") from None
     if not isinstance(fields, dict):
