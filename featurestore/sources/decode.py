@@ -48,12 +48,14 @@ class Codec:
     """How one format is decoded.
 
     decode: one value to a row object, raising for a bad one (and for None). pickers: row object to each
-    column's value, at C speed. classify: a raised error and its value to (reason, text).
+    column's value, at C speed. classify: a raised error and its value to (reason, text). is_text: a value that is no
+    UTF-8 is bad, also where `decode` does not look: in what the schema does not name.
     """
 
     decode: Callable[[bytes], Any]
     pickers: Sequence[Callable[[Any], object]]
     classify: Callable[[Exception, bytes], tuple[str, str]]
+    is_text: bool = False
 
 
 class Decoder:
@@ -68,7 +70,7 @@ class Decoder:
         self._columns = spec.columns
         self._event_time = spec.event_time
         if spec.format == "json":
-            self._codec = Codec(*json_codec(spec.columns))
+            self._codec = Codec(*json_codec(spec.columns), is_text=True)
         elif spec.format in FORMATS:
             self._codec = Codec(*avro_codec(spec, base_dir, registry))
         else:
@@ -109,7 +111,10 @@ class Decoder:
     def _decode_rows(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[BadValue]]:
         rows: list[Any] = []
         bad: list[BadValue] = []
-        pending: Iterator[Any] = map(self._codec.decode, values)  # type: ignore[arg-type]
+        decode = self._codec.decode
+        if self._codec.is_text and not _is_utf8(values):
+            decode = _of_text(decode)
+        pending: Iterator[Any] = map(decode, values)  # type: ignore[arg-type]
         while True:
             try:
                 rows.extend(pending)
@@ -127,3 +132,24 @@ class Decoder:
     def _outside(self, column: ColumnSpec, value: object) -> tuple[str, str]:
         reason = "event_time_out_of_range" if column.name == self._event_time else "out_of_range"
         return reason, f"field '{column.name}': {value} is no time between the years 1 and 9999 in UTC"
+
+
+def _is_utf8(values: Sequence[bytes | None]) -> bool:
+    """Whether all values are UTF-8, looked at together: 0.02 CPU-s per million where they are ASCII."""
+    # What is cut off within a character is not mended by a line feed.
+    together = b"\n".join(filter(None, values))
+    if together.isascii():
+        return True
+    try:
+        together.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _of_text(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def checked(value: bytes) -> Any:
+        value.decode()
+        return decode(value)
+
+    return checked

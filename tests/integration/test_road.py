@@ -41,7 +41,7 @@ def oracle_messages(sent: list[tuple[int, bytes]]) -> list[Message]:
             event = json.loads(value)
             good = isinstance(event, dict) and all(isinstance(event.get(name), kind) for name, kind in kinds.items())
             good = good and type(event.get("ts")) is int and isinstance(event.get("fx_rate", 1.0), int | float)
-        except ValueError:
+        except (ValueError, RecursionError):
             good = False
         if good:
             event = {**event, "ts": event["ts"] * 1_000, "fx_rate": event.get("fx_rate", 1.0)}

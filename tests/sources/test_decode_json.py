@@ -219,3 +219,14 @@ def test_a_default_that_does_not_fit_its_column_is_refused() -> None:
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigError, match="xml"):
         Decoder(source(format="xml"), Path())
+
+
+@pytest.mark.parametrize(
+    "where", [b'"\x80x": 1, ', b'"\xc3\x28": {"a": "b"}, ', b'"more": ["\xff"], ', b'"more": {"\xed\xa0\x80": 1}, ']
+)
+def test_a_field_that_the_schema_does_not_name_must_be_utf8_too(where: bytes) -> None:
+    # A decoder that skips what it does not need takes a damaged name for a missing field, which may be null.
+    good, bad = b'{"ts": 0}', b"{" + where + b'"ts": 0}'
+    decoded = decode(x("Int64", nullable=True), good, bad, None, good)
+    assert decoded.good.tolist() == [0, 3]
+    assert [(one.index, one.reason) for one in decoded.bad] == [(1, "malformed"), (2, "tombstone")]
