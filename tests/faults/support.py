@@ -16,12 +16,20 @@ from featurestore.sources.produce import MessageSender
 from tests import oracle
 from tests.integration.project import Project, Stores, read_stores
 from tests.integration.road import assert_stores_agree_with_the_oracle
-from tests.integration.test_road import PARAMS, VIEWS, oracle_messages
+from tests.integration.test_road import PARAMS, VIEWS
 from tests.oracle import Message, SourceParams
+from tests.oracle.wire import Column
 
 MODULE = "pipelines/transactions.py"
 LONG = os.environ.get("FEATURESTORE_TEST_FAULTS") == "long"
 EVENTS_PER_S = 1_000
+COLUMNS = {
+    **{name: Column("String") for name in ("transaction_id", "card_id", "merchant_id", "currency", "status")},
+    "amount": Column("Float64"),
+    "fx_rate": Column("Float64", default=1.0),
+    "country": Column("String", nullable=True, default=None),
+    "ts": Column("Datetime", unit="ms"),
+}
 
 
 def shorter_or(long: float, short: float) -> float:
@@ -97,12 +105,9 @@ def committed_log(servers: str, topic: str, partitions: int) -> list[tuple[int, 
 
 def as_oracle_messages(log: Iterable[tuple[int, int, bytes | None]]) -> list[Message]:
     """What the oracle is told of a log, with the offsets that the messages really have."""
-    rows = list(log)
-    told = oracle_messages([(partition, value or b"") for partition, _, value in rows])
-    return [
-        Message(one.partition, offset, one.event, one.arrival_us)
-        for one, (_, offset, _) in zip(told, rows, strict=True)
-    ]
+    read = [(partition, offset, oracle.read_json(value, COLUMNS, "ts")) for partition, offset, value in log]
+    # Arrivals so late that no event lies in the future.
+    return [Message(partition, offset, event, 2**61, reason) for partition, offset, (event, reason) in read]
 
 
 def assert_stores_hold(
