@@ -173,6 +173,19 @@ def test_the_image_holds_versions_that_were_tested_and_no_tool_of_developers():
     assert lock.count("==") <= lock.count("--hash=sha256:")
 
 
+def test_the_page_applies_what_the_systemd_worker_runs_without_apply():
+    page = (ROOT / "docs/how-to/deploy.md").read_text()
+    found = re.search(r"-- /opt/featurestore/bin/featurestore (apply .+)$", page, re.MULTILINE)
+    assert found is not None, "the unit's worker would stop at its first start: nothing is applied"
+    command, applied = parse(shlex.split(found[1]))
+    service = unit(ROOT / "deploy/systemd/featurestore-worker.service")["Service"]
+    _, run = parse(shlex.split(service["ExecStart"])[1:])
+    assert command == "apply"
+    assert not run["apply"]
+    assert applied["modules"] == run["modules"]
+    assert str(applied["data_dir"]) == service["Environment"].partition("=")[2]
+
+
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
 def test_a_systemd_unit_runs_a_command_that_the_cli_knows_and_drains(path: Path, monkeypatch: pytest.MonkeyPatch):
     service = unit(path)["Service"]
