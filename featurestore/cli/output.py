@@ -77,12 +77,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, key
         for part, placed in enumerate(tables):
             if part:
                 console.print()
-            console.print(_table(columns[headings:], shown, numeric[headings:], placed))
+            console.print(make_table(columns[headings:], shown, numeric[headings:], placed))
 
 
-def _table(
+def make_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], placed: Sequence[Placed]
 ) -> Table:
+    """The columns that are placed, of a table of text. numeric: which columns of the whole go to the right."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in placed:
         justify: JustifyMethod = "right" if numeric[column.position] else "left"

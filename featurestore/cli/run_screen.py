@@ -7,21 +7,25 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from featurestore.cli.output import make_table
 from featurestore.cli.run_progress import Rates, RunProgress, read_run
+from featurestore.cli.table_layout import lay_out
 from featurestore.durations import format_instant
 
 REFRESH_PER_S = 2.0
 COPY_TIMEOUT_S = 2.0
 LONG_S = 86_400.0
+SOURCE_COLUMNS = ("source", "events/s", "read", "lag", "late, merged", "too late", "dead letters", "watermark")
+VIEW_COLUMNS = ("view", "applied", "snapshot rows", "watermark behind the clock")
 
 
 class RunScreen:
@@ -67,29 +71,31 @@ class RunScreen:
 
     def _panel(self) -> Group:
         progress = read_run(self.metrics_dir)
-        return progress_panel(progress, self._rates.note(progress))
+        return progress_panel(progress, self._rates.note(progress), self._console.width)
 
 
-def progress_panel(progress: RunProgress, rates: dict[str, float]) -> Group:
-    """Two tables: sources and views; nothing before there are any. rates: messages per second by source."""
+def progress_panel(progress: RunProgress, rates: dict[str, float], width: int) -> Group:
+    """Tables of sources and views; nothing before there are any. rates: messages per second by source.
+
+    width: of the terminal, in characters; what does not fit side by side goes below.
+    """
     if not progress.sources:
         return Group()
-    sources = _table("source", "events/s", "read", "lag", "late, merged", "too late", "dead letters", "watermark")
+    sources = []
     for name, source in sorted(progress.sources.items()):
         counts = (source.read, source.lag, source.late, source.too_late, source.dead_letters)
         watermark = "–" if source.watermark_s is None else format_instant(int(source.watermark_s) * 1_000_000)
-        sources.add_row(name, f"{rates.get(name, 0):,.0f}", *(f"{count:,}" for count in counts), watermark)
-    views = _table("view", "applied", "snapshot rows", "watermark behind the clock")
-    for name, view in sorted(progress.views.items()):
-        views.add_row(name, f"{view.applied:,}", f"{view.snapshot_rows:,}", _delay(view.delay_s))
-    return Group(sources, views)
+        sources.append([name, f"{rates.get(name, 0):,.0f}", *(f"{count:,}" for count in counts), watermark])
+    views = [
+        [name, f"{view.applied:,}", f"{view.snapshot_rows:,}", _delay(view.delay_s)]
+        for name, view in sorted(progress.views.items())
+    ]
+    return Group(*_tables(SOURCE_COLUMNS, sources, width), *_tables(VIEW_COLUMNS, views, width))
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left", no_wrap=True)
-    return table
+def _tables(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[Table]:
+    numeric = [bool(position) for position in range(len(columns))]
+    return [make_table(columns, rows, numeric, placed) for placed in lay_out(columns, rows, 1, width)]
 
 
 def _delay(seconds: float | None) -> str:

@@ -66,12 +66,23 @@ def test_rates_are_of_the_last_seconds_and_survive_a_restart():
 
 def test_the_panel_shows_a_run_before_its_first_event():
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(progress_panel(RunProgress(), {}))
-    console.print(progress_panel(add_up(read_samples(ONE)), {"cards": 1234.5}))
+    console.print(progress_panel(RunProgress(), {}, 140))
+    console.print(progress_panel(add_up(read_samples(ONE)), {"cards": 1234.5}, 140))
     shown = console.export_text()
     assert "events/s" in shown
     assert "1,234" in shown
     assert "2026-11-21T22:26:40Z" in shown
+
+
+def test_the_panel_cuts_no_figure_off_in_a_terminal_of_80_columns():
+    long = ONE.replace("cards", "card_transactions").replace("risk", "merchant_activity").replace("0.0\n", "000000.0\n")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(progress_panel(add_up(read_samples(long)), {"card_transactions": 123456.7}, console.width))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert {"card_transactions", "merchant_activity", "123,457", "100,000,000", "2026-11-21T22:26:40Z"} <= set(
+        shown.split()
+    )
 
 
 @pytest.mark.timeout(90)
