@@ -177,14 +177,17 @@ def test_labels_that_say_nothing_are_refused(label: str, message: str):
 
 
 def naive(
-    window: str, *, strict: bool = True, forward: bool = False
+    *, strict: bool = True, ahead: str = "0m", by_arrival: bool = False
 ) -> Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame]:
+    """Sums of an hour, up to `ahead` after the instant; the instant itself counts where not strict."""
+
     def join(spine: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
         pairs = spine.with_row_index("n").join(events, on="card", how="left")
         time, t = pl.col("event_time"), pl.col("event_timestamp")
-        inside = (time < t if strict else time <= t) & (time >= t.dt.offset_by(f"-{window}"))
-        if forward:
-            inside = (time >= t.dt.offset_by(f"-{window}")) & (time < t.dt.offset_by("1m"))
+        end = t.dt.offset_by(ahead)
+        inside = (time < end if strict else time <= end) & (time >= t.dt.offset_by("-1h"))
+        if by_arrival:
+            inside &= pl.col("arrival_time") <= t
         sums = pl.col("amount").filter(inside).sum().alias("total")
         return pairs.group_by("n", maintain_order=True).agg(pl.first("event_timestamp"), sums).drop("n")
 
@@ -193,27 +196,80 @@ def naive(
 
 @pytest.fixture
 def stream() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows and events at whole minutes, so that many share one; an event arrives up to 20 minutes after it happened."""
     rng = np.random.default_rng(1)
     start = pl.datetime(2026, 1, 1, time_zone="UTC")
     events = pl.DataFrame(
-        {"at": rng.integers(0, 600, 2_000), "card": rng.integers(0, 4, 2_000), "amount": rng.normal(size=2_000)}
+        {
+            "at": rng.integers(0, 600, 2_000),
+            "card": rng.integers(0, 4, 2_000),
+            "amount": rng.normal(size=2_000),
+            "delay": rng.integers(0, 20, 2_000),
+        }
     )
     spine = pl.DataFrame({"at": rng.integers(0, 600, 50), "card": rng.integers(0, 4, 50)})
-    at = start + pl.duration(minutes=pl.col("at"))
-    return spine.select("card", event_timestamp=at), events.select("card", "amount", event_time=at)
+    at, delay = start + pl.duration(minutes=pl.col("at")), pl.duration(minutes=pl.col("delay"))
+    return (
+        spine.select("card", event_timestamp=at),
+        events.select("card", "amount", event_time=at, arrival_time=at + delay),
+    )
 
 
-def test_the_helper_passes_an_honest_join(stream):
-    assert_no_leakage(naive("1h"), *stream)
+@pytest.mark.parametrize("cuts", [1, 3, 10, 100])
+def test_the_helper_passes_an_honest_join(stream, cuts: int):
+    assert_no_leakage(naive(), *stream, cuts=cuts)
+    assert_no_leakage(naive(by_arrival=True), *stream, cuts=cuts, arrival_time="arrival_time")
 
 
-@pytest.mark.parametrize("leaking", [naive("1h", strict=False), naive("1h", forward=True)], ids=["at", "after"])
-def test_the_helper_finds_a_join_that_looks_ahead(stream, leaking):
-    with pytest.raises(AssertionError, match=r"column 'total': .* changed when events from then on were"):
-        assert_no_leakage(leaking, *stream)
+@pytest.mark.parametrize("cuts", [1, 3, 10])
+@pytest.mark.parametrize("leaking", [naive(strict=False), naive(ahead="1m")], ids=["at", "after"])
+def test_the_helper_finds_a_join_that_looks_ahead(stream, leaking, cuts: int):
+    with pytest.raises(AssertionError, match=r"column 'total': .* changed when what lies after it was"):
+        assert_no_leakage(leaking, *stream, cuts=cuts)
+
+
+def test_the_helper_finds_event_time_where_arrival_was_meant(stream):
+    with pytest.raises(AssertionError, match=r"column 'total': .* changed when what lies after it was left out"):
+        assert_no_leakage(naive(), *stream, arrival_time="arrival_time")
+
+
+def test_the_helper_looks_at_the_last_instants_too(stream):
+    spine, events = stream
+    last = spine["event_timestamp"].max()
+
+    def late_leak(spine: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+        honest, ahead = naive()(spine, events), naive(ahead="30m")(spine, events)
+        return honest.with_columns(
+            pl.when(pl.col("event_timestamp") == last).then(ahead["total"]).otherwise(pl.col("total"))
+        )
+
+    with pytest.raises(AssertionError, match="1 rows up to"):
+        assert_no_leakage(late_leak, spine, events, cuts=3)
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_the_helper_takes_times_as_they_are_written(stream, unit: str, zone: str):
+    spine, events = stream
+    written = pl.col("event_time", "arrival_time").dt.cast_time_unit(unit).dt.convert_time_zone(zone)
+    events = events.with_columns(written)
+
+    def join(spine: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+        as_utc = pl.col("event_time", "arrival_time").dt.cast_time_unit("us").dt.convert_time_zone("UTC")
+        return naive()(spine, events.with_columns(as_utc))
+
+    assert_no_leakage(join, spine, events)
+    finer = spine.with_columns(pl.col("event_timestamp").dt.cast_time_unit("ns") + pl.duration(nanoseconds=1))
+    # A nanosecond after an event, that event is history.
+    assert_no_leakage(join, finer, events)
+
+
+def test_the_helper_refuses_rows_in_another_order(stream):
+    with pytest.raises(AssertionError, match="in another order"):
+        assert_no_leakage(lambda spine, events: naive()(spine, events).reverse(), *stream)
 
 
 def test_the_helper_does_not_pass_what_it_can_not_check(stream):
     spine, events = stream
     with pytest.raises(AssertionError, match="nothing could leak"):
-        assert_no_leakage(naive("1h"), spine, events.filter(pl.col("event_time") < spine["event_timestamp"].min()))
+        assert_no_leakage(naive(), spine, events.filter(pl.col("event_time") < spine["event_timestamp"].min()))
