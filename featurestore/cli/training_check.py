@@ -34,7 +34,7 @@ def training_check(
 
     Rows that differ are compared with later instants, too: a value that stood there only later leaked from the future.
     "noticeable" are rows whose value is another one as of some other row's instant, so that a wrong instant would
-    show. Exits with 1 when any row differs.
+    show; "largest" is the largest difference of a number. Exits with 1 when any row differs.
     """
     from featurestore.training.association import label_associations
     from featurestore.training.leakage import check_training_set, read_training_set
@@ -52,8 +52,11 @@ def training_check(
     if json:
         print_json({"features": checks, "label": [association_document(one) for one in associations]})
     else:
-        columns = ["feature", "rows", "noticeable", "different", "from later", "how much later"]
-        print_table(columns, [(c.feature, c.rows, c.noticeable, c.different, c.later, c.when or "") for c in checks])
+        columns = ["feature", "rows", "noticeable", "different", "largest", "from later", "how much later"]
+        print_table(
+            columns,
+            [(c.feature, c.rows, c.noticeable, c.different, _number(c.largest), c.later, c.when or "") for c in checks],
+        )
         wrong = [check for check in checks if check.different]
         if wrong:
             print_line(f"{len(wrong)} of {len(checks)} features are not what stood at their rows' instants")
@@ -61,3 +64,7 @@ def training_check(
             print_line(f"all {len(checks)} features are what stood at their rows' instants")
     if any(check.different for check in checks):
         raise typer.Exit(1)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

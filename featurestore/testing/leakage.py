@@ -53,7 +53,7 @@ def assert_no_leakage(
         found_something = True
         before = events.filter(~future)
         moved = later.with_columns(pl.col(times) + pl.duration(microseconds=parse_duration_us(shift)))
-        moved = moved.cast(dict(later.schema))  # nanoseconds and a duration in µs give µs
+        moved = moved.cast(later.schema)  # nanoseconds and a duration in µs give µs
         # One order for all columns: an event keeps its key and values, and gets the times of another.
         shuffled = later.with_columns(pl.exclude(times).shuffle(seed=seed))
         for how, other in (("left out", later.clear()), ("moved later", moved), ("shuffled", shuffled)):

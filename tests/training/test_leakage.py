@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,15 @@ import polars as pl
 import pytest
 
 from featurestore.errors import MalformedRequestError
+from featurestore.sources.embedded import EmbeddedBroker
 from featurestore.testing.leakage import assert_no_leakage
 from featurestore.training.association import label_associations
+from featurestore.training.leakage import _same, check_training_set
+from featurestore.training.training_set import TrainingSetRequest, make_training_set
+from tests.conftest import TopicAt
 from tests.integration.project import Project
-from tests.training.test_training_set import FEATURES, NAMES, project, spine, store
+from tests.integration.road import send
+from tests.training.test_training_set import FEATURES, NAMES, START, payment, project, spine, store
 
 __all__ = ["project", "spine", "store"]  # fixtures
 
@@ -73,7 +80,13 @@ def test_a_clean_set_is_clean(project: Project, made: Path):
 
 
 @pytest.mark.parametrize(
-    ("shift", "when"), [("1us", "at the instant itself"), ("6m", "within 10m"), ("2h", "within 1d")]
+    ("shift", "when"),
+    [
+        ("1us", "at the instant itself"),
+        ("6m", "after the entity's next event"),  # a card has one every five minutes
+        ("1h", "within 1h"),
+        ("2h", None),
+    ],
 )
 def test_values_from_later_are_found(project: Project, made: Path, tmp_path: Path, shift: str, when: str):
     leaking = tmp_path / "leaking.parquet"
@@ -83,9 +96,76 @@ def test_values_from_later_are_found(project: Project, made: Path, tmp_path: Pat
     assert code == 1
     total = found["card_activity:amount_eur_sum_24h"]
     assert total["different"] > 10
-    if shift != "2h":  # a value of two hours later stands at none of the instants that are asked for
+    assert total["largest"] > 0
+    if when is not None:  # a value of two hours later stands at none of the instants that are asked for
         assert total["later"] == total["different"]
         assert total["when"] == when
+
+
+def test_values_of_the_last_instant_are_found(project: Project, made: Path, tmp_path: Path):
+    """What a join that takes each entity's newest values gives: no instants at all."""
+    rows = pl.read_parquet(made)
+    newest = rows.drop(NAMES).with_columns(pl.col("event_timestamp").max())
+    newest.write_parquet(tmp_path / "newest.parquet")
+    arguments = ("training-set", "--spine", str(tmp_path / "newest.parquet"), "--features", ",".join(FEATURES))
+    assert project.call(*arguments, "--out", str(tmp_path / "leaking.parquet")).returncode == 0
+    leaking = pl.read_parquet(tmp_path / "leaking.parquet").with_columns(rows["event_timestamp"])
+    leaking.write_parquet(tmp_path / "leaking.parquet")
+    manifest = str(made.with_name("set.parquet.manifest.json"))
+    code, found = check(project, tmp_path / "leaking.parquet", "--manifest", manifest)
+    assert code == 1
+    total = found["card_activity:amount_eur_sum_24h"]
+    assert (total["later"], total["when"]) == (total["different"], "at the set's last instant")
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [(pl.lit("many"), 60), (pl.col("count_1h") + 0.5, 60), (pl.col("count_1h").cast(pl.Float64), 0)],
+    ids=["text", "truncated", "another type"],
+)
+def test_a_value_of_another_type_is_compared_as_it_is(
+    project: Project, made: Path, tmp_path: Path, value: pl.Expr, wrong: int
+):
+    path = tmp_path / "set.parquet"
+    pl.read_parquet(made).with_columns(count_1h=value).write_parquet(path)
+    _, found = check(project, path, "--manifest", str(made.with_name("set.parquet.manifest.json")))
+    assert found["card_activity:count_1h"]["different"] == wrong
+
+
+def test_a_text_is_not_a_null():
+    assert not _same(pl.Series(["many"]), pl.Series([None], dtype=pl.Int64)).any()
+
+
+def test_sums_of_large_numbers_that_cancel_are_not_accused(tmp_path: Path):
+    """Each payment is taken back: what is left of a day's sum is rounding, another one in a sample of the rows."""
+    with EmbeddedBroker(tmp_path / "data") as broker:
+        assert broker.address is not None
+        topic = TopicAt("embedded", "embedded", broker.address.bootstrap_servers, "payments", 4)
+        project = Project.create(tmp_path / "project", "embedded", "payments", data_dir=tmp_path / "data")
+        send(topic, map(taken_back, range(1_500)))
+        project.run_until_end()
+    chance = np.random.default_rng(1)
+    at = pl.datetime(2026, 11, 20, 8, time_zone="UTC") + pl.duration(seconds=10 * pl.col("number"))
+    spine = pl.DataFrame({"number": chance.integers(0, 1_500, 300), "card": chance.integers(0, 5, 300)})
+    spine = spine.select(card_id="c" + pl.col("card").cast(pl.String), event_timestamp=at)
+    name = "card_activity:amount_eur_sum_24h"
+    made = make_training_set(project.data_dir, TrainingSetRequest(spine, (name,)))
+    assert made.frame["amount_eur_sum_24h"].abs().min() < 1e-6
+    for sample in (200, 50, 10):
+        (one,) = check_training_set(project.data_dir, made.frame, made.manifest, sample=sample)
+        assert (one.rows, one.different) == (sample, 0)
+    # The smallest payment more is far above that.
+    leaking = made.frame.with_columns(pl.col("amount_eur_sum_24h") + 1e6)
+    (one,) = check_training_set(project.data_dir, leaking, made.manifest, sample=50)
+    assert one.different == 50
+    assert one.largest == pytest.approx(1e6, abs=1)
+
+
+def taken_back(number: int) -> tuple[None, bytes]:
+    amount = round(random.Random(number // 10).uniform(1e6, 9e6), 2) * (1 if number // 5 % 2 == 0 else -1)
+    event = json.loads(payment(number)[1])
+    at = START + timedelta(seconds=10 * number)
+    return None, json.dumps(event | {"amount": amount, "ts": int(at.timestamp() * 1_000)}).encode()
 
 
 def test_knowledge_by_event_is_found_where_arrival_was_said(project: Project, made: Path, tmp_path: Path):
