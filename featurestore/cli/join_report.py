@@ -38,5 +38,6 @@ def association_document(one: "Association") -> dict[str, object]:
         "of": one.of,
         "measure": one.measure,
         "value": one.value,
+        "enough_rows": one.enough,
         "suspicious": one.is_suspicious,
     }

@@ -37,16 +37,16 @@ def assert_no_leakage(
     Also raised when the check could find nothing: no event lies after any of the cuts.
     """
     times = [event_time, *([] if arrival_time is None else [arrival_time])]
-    instants = _up_to_us(spine[timestamp])
+    instants = up_to_us(spine[timestamp])
     expected = join(spine, events)
     if timestamp in expected.columns:
         in_order = expected.height == spine.height and expected[timestamp].equals(spine[timestamp])
         assert in_order, "the join gave other rows than the spine's, or in another order"
     found_something = False
-    for cut_us in _cuts(instants, events[event_time].dt.epoch("us"), cuts):
+    for cut_us in cuts_of(instants, events[event_time].dt.epoch("us"), cuts):
         future = events[event_time].dt.epoch("us") >= cut_us
         if arrival_time is not None:
-            future |= _up_to_us(events[arrival_time]) > cut_us
+            future |= up_to_us(events[arrival_time]) > cut_us
         later = events.filter(future)
         if later.is_empty():
             continue
@@ -61,14 +61,14 @@ def assert_no_leakage(
     assert found_something, "no event lies at or after any instant of the spine: nothing could leak"
 
 
-def _up_to_us(instants: pl.Series) -> pl.Series:
+def up_to_us(instants: pl.Series) -> pl.Series:
     """Int64 µs; what is finer is rounded up, so that what lies before an instant still does."""
     if isinstance(instants.dtype, pl.Datetime) and instants.dtype.time_unit == "ns":
         return (instants.dt.epoch("ns") + 999) // 1_000
     return instants.dt.epoch("us")
 
 
-def _cuts(instants: pl.Series, times: pl.Series, cuts: int) -> list[int]:
+def cuts_of(instants: pl.Series, times: pl.Series, cuts: int) -> list[int]:
     """Instants of the spine, events' own first, evenly drawn, the last ones among them; µs."""
     every = instants.unique().sort()
     shared = every.filter(every.is_in(times.implode()))

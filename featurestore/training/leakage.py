@@ -97,7 +97,7 @@ def check_training_set(
             int(found.wrong[name].sum()),
             found.largest(name),
             *found.later[name],
-            int((~_same(right[name], shuffled[name])).sum()),
+            int((~same_values(right[name], shuffled[name])).sum()),
         )
         for feature, name in columns.items()
     ]
@@ -133,7 +133,7 @@ class _Differing:
 
     def __init__(self, join: _Join, rows: pl.DataFrame, right: pl.DataFrame, as_of_us: pl.Series, last_us: int) -> None:
         names = list(join.manifest.columns.values())
-        unequal = pl.DataFrame([(~_same(rows[name], right[name])).alias(name) for name in names])
+        unequal = pl.DataFrame([(~same_values(rows[name], right[name])).alias(name) for name in names])
         some = unequal.select(pl.any_horizontal(pl.all())).to_series()
         self._rows, self._right, self._as_of_us = rows.filter(some), right.filter(some), as_of_us.filter(some)
         self._join = join
@@ -158,7 +158,7 @@ class _Differing:
         return window_sizes(self._join.data_dir, self._views, self._join.manifest, spine)
 
     def _says(self, name: str, values: pl.Series) -> pl.Series:
-        return _same(self._rows[name], values, self._sizes[name] if name in self._sizes.columns else None)
+        return same_values(self._rows[name], values, self._sizes[name] if name in self._sizes.columns else None)
 
     def _from_later(self) -> dict[str, tuple[int, str | None]]:
         """By column: wrong rows that say what stood later, and when most of them."""
@@ -193,7 +193,7 @@ def _spine_of(rows: pl.DataFrame, manifest: Manifest) -> Spine:
     return read_spine(rows, manifest.event_timestamp, list(manifest.join_keys.values()))
 
 
-def _same(one: pl.Series, other: pl.Series, sizes: pl.Series | None = None) -> pl.Series:
+def same_values(one: pl.Series, other: pl.Series, sizes: pl.Series | None = None) -> pl.Series:
     """Row by row whether two columns say the same; floats within what sums in another order may differ by.
 
     sizes: Σ|x| of what each was summed from; else the values' own.

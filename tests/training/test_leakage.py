@@ -17,7 +17,7 @@ from featurestore.errors import MalformedRequestError
 from featurestore.sources.embedded import EmbeddedBroker
 from featurestore.testing.leakage import assert_no_leakage
 from featurestore.training.association import label_associations
-from featurestore.training.leakage import _same, check_training_set
+from featurestore.training.leakage import check_training_set, same_values
 from featurestore.training.training_set import TrainingSetRequest, make_training_set
 from tests.conftest import TopicAt
 from tests.integration.project import Project
@@ -133,7 +133,7 @@ def test_a_value_of_another_type_is_compared_as_it_is(
 
 
 def test_a_text_is_not_a_null():
-    assert not _same(pl.Series(["many"]), pl.Series([None], dtype=pl.Int64)).any()
+    assert not same_values(pl.Series(["many"]), pl.Series([None], dtype=pl.Int64)).any()
 
 
 def test_sums_of_large_numbers_that_cancel_are_not_accused(tmp_path: Path):
@@ -241,6 +241,31 @@ def test_associations_are_what_they_say():
     assert close["noise"].measure == "correlation"
     assert close["noise"].is_suspicious
     assert not close["close"].is_suspicious
+
+
+@pytest.mark.parametrize(
+    ("frame", "suspicious"),
+    [
+        # Half of the ones are null, no zero is: as a whole, nulls have an AUC of 0.75.
+        ({"x": [None] * 25 + [1.0] * 75, "label": [1] * 50 + [0] * 50}, True),
+        ({"x": [None] * 25 + [1.0] * 75, "label": ["no"] * 50 + ["yes"] * 50}, True),
+        ({"x": [None, 1.0] * 50, "label": [1] * 50 + [0] * 50}, False),
+        # By chance one time in 4; and zeros are 95 of 100 anyway.
+        ({"x": [None] * 3 + [1.0] * 97, "label": [1] * 50 + [0] * 50}, False),
+        ({"x": [None] * 80 + [1.0] * 20, "label": [0] * 95 + [1] * 5}, False),
+    ],
+    ids=["only ones", "only one text", "both", "few", "common anyway"],
+)
+def test_nulls_of_one_label_alone_are_told(frame: dict[str, list[Any]], suspicious: bool):
+    found = label_associations(pl.DataFrame(frame), ["x"], "label")
+    assert [(one.of, one.measure) for one in found if one.is_suspicious] == [("nulls", "share")] * suspicious
+
+
+@pytest.mark.parametrize("label", [[0, 1, 0, 0], [0, 1, 2, 3], [0] * 5 + [1] * 5, [0] * 96 + [1] * 4])
+def test_a_few_rows_say_nothing(label: list[int]):
+    (one,) = label_associations(pl.DataFrame({"x": label, "label": label}), ["x"], "label")
+    assert one.value == pytest.approx(1.0)
+    assert not one.is_suspicious
 
 
 @pytest.mark.parametrize(
