@@ -34,6 +34,11 @@ class FeatureStore:
         self._registry_path = data_dir / "registry" / "registry.db"
         Registry.open(self._registry_path, create=False).close()
 
+    @property
+    def data_dir(self) -> Path:
+        """Where its data lies: the registry, the archive, the snapshots."""
+        return self._data_dir
+
     def get_historical_features(
         self,
         spine: Any,
