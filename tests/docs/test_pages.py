@@ -15,6 +15,7 @@ IN_A_PROJECT = (
     "docs/http-api.md",
     "docs/how-to/read-features.md",
     "docs/how-to/offline-data.md",
+    "docs/how-to/training-leakage.md",
     "docs/how-to/operate.md",
     "docs/how-to/backfill.md",
     "docs/how-to/batch-features.md",
