@@ -17,6 +17,7 @@ from featurestore.cli import (
     get,
     init,
     late,
+    lineage,
     materialize,
     offline,
     plan,
@@ -64,6 +65,7 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
+app.command("lineage", epilog=lineage.EXAMPLES)(lineage.lineage)
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("backfill", epilog=backfill.EXAMPLES)(backfill.backfill)

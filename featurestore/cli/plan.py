@@ -1,6 +1,7 @@
 """`featurestore plan`: what `apply` would change in the registry."""
 
 import tempfile
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from featurestore.cli.output import print_json, print_line
 if TYPE_CHECKING:
     from featurestore.config import Settings
     from featurestore.definitions.resolve import ResolvedDefinitions
-    from featurestore.registry import Plan
+    from featurestore.registry import Plan, Registry
 
 EXAMPLES = "Example: [bold]featurestore plan pipelines.transactions[/bold]"
 
@@ -28,12 +29,28 @@ def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None
         registry = Registry.open(path if path.exists() else Path(empty) / path.name)
         try:
             planned = registry.plan(resolved)
+            reached = _reached(registry, planned)
         finally:
             registry.close()
     if json:
-        print_json(plan_document(planned))
+        print_json({**plan_document(planned), "reached": reached})
     else:
         print_line(planned.render())
+        for source, features in reached.items():
+            print_line(f"  the change of source {source} reaches {'' if features else 'no feature'}")
+            for view, names in groupby((feature.partition(":") for feature in features), key=lambda parts: parts[0]):
+                print_line(f"      {view}: {', '.join(name for _, _, name in names)}")
+
+
+def _reached(registry: "Registry", planned: "Plan") -> dict[str, tuple[str, ...]]:
+    """By changed source, the deployed features that are computed from what changes."""
+    from featurestore.registry.impact import reached_features
+
+    if not any(change.kind == "source" for change in planned.changed):
+        return {}
+    views = [view.spec for view in registry.views()]
+    sources = [registry.source(name) for name in sorted({view.source for view in views})]
+    return reached_features(planned, sources, views, [view.spec for view in registry.batch_views()])
 
 
 def resolve_modules(modules: list[str]) -> "ResolvedDefinitions":
