@@ -1,8 +1,7 @@
 """`featurestore apply`: writes definitions to the registry."""
 
 from featurestore.cli.options import DataDir, Json, Modules, load_settings
-from featurestore.cli.output import print_json, print_line
-from featurestore.cli.plan import check_batch_sources, plan_document, registry_path, resolve_modules
+from featurestore.cli.plan import check_batch_sources, plan_reach, registry_path, resolve_modules, show_plan
 
 EXAMPLES = "Example: [bold]featurestore apply pipelines.transactions[/bold]"
 
@@ -20,10 +19,8 @@ def apply(modules: Modules, data_dir: DataDir = None, json: Json = False) -> Non
     registry = Registry.open(registry_path(settings))
     try:
         planned = registry.plan(resolved)
+        reached = plan_reach(registry, planned)
         registry.apply(planned)
     finally:
         registry.close()
-    if json:
-        print_json(plan_document(planned))
-    else:
-        print_line(planned.render())
+    show_plan(planned, reached, json)

@@ -29,20 +29,25 @@ def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None
         registry = Registry.open(path if path.exists() else Path(empty) / path.name)
         try:
             planned = registry.plan(resolved)
-            reached = _reached(registry, planned)
+            reached = plan_reach(registry, planned)
         finally:
             registry.close()
+    show_plan(planned, reached, json)
+
+
+def show_plan(planned: "Plan", reached: dict[str, tuple[str, ...]], json: bool) -> None:
+    """Print a plan, and what the changes of its sources reach (`plan_reach`)."""
     if json:
-        print_json({**plan_document(planned), "reached": reached})
-    else:
-        print_line(planned.render())
-        for source, features in reached.items():
-            print_line(f"  the change of source {source} reaches {'' if features else 'no feature'}")
-            for view, names in groupby((feature.partition(":") for feature in features), key=lambda parts: parts[0]):
-                print_line(f"      {view}: {', '.join(name for _, _, name in names)}")
+        print_json({"has_changes": planned.has_changes, "changes": planned.changes, "reached": reached})
+        return
+    print_line(planned.render())
+    for source, features in reached.items():
+        print_line(f"  the change of source {source} reaches {'' if features else 'no feature'}")
+        for view, names in groupby((feature.partition(":") for feature in features), key=lambda parts: parts[0]):
+            print_line(f"      {view}: {', '.join(name for _, _, name in names)}")
 
 
-def _reached(registry: "Registry", planned: "Plan") -> dict[str, tuple[str, ...]]:
+def plan_reach(registry: "Registry", planned: "Plan") -> dict[str, tuple[str, ...]]:
     """By changed source, the deployed features that are computed from what changes."""
     from featurestore.registry.impact import reached_features
 
@@ -84,8 +89,3 @@ def check_batch_sources(resolved: "ResolvedDefinitions") -> None:
 def registry_path(settings: "Settings") -> Path:
     """The registry's database."""
     return settings.store.data_dir / "registry" / "registry.db"
-
-
-def plan_document(planned: "Plan") -> dict[str, object]:
-    """A plan for programs."""
-    return {"has_changes": planned.has_changes, "changes": planned.changes}
