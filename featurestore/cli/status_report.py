@@ -229,7 +229,7 @@ def _view_status(
     since: str | None
     if view.start == "latest" or (source.lag == 0 and seen < there):
         # It began behind events that the archive has; its first fence was written when this version first ran.
-        since, from_beginning = view.applied_at.isoformat(), False
+        since, from_beginning = _told(view.applied_at), False
     else:
         complete = _archive_begin(data_dir, view.spec.source)
         since, from_beginning = complete.since, complete.from_beginning
@@ -247,7 +247,7 @@ def _view_status(
         freshness_s=None if newest_us == NO_TIME else round(time.time() - newest_us / 1e6, 3),
         complete_since=since,
         from_beginning=from_beginning,
-        paused_since=paused[view.spec.name].isoformat() if view.spec.name in paused else None,
+        paused_since=_told(paused[view.spec.name]) if view.spec.name in paused else None,
     )
 
 
@@ -271,3 +271,8 @@ def _archive_begin(data_dir: Path, source: str) -> _Begin:
     if cut:
         return _Begin(max(cut), False)
     return _Begin(min(whole, default=None), bool(whole))
+
+
+def _told(instant: datetime) -> str:
+    """ISO 8601 in UTC, as every other time is told."""
+    return instant.isoformat().replace("+00:00", "Z")
