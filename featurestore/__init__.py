@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from featurestore.definitions import agg
     from featurestore.definitions.batch import BatchFeatureView, Field, FileSource, SQLSource
     from featurestore.definitions.entity import Entity
+    from featurestore.definitions.service import FeatureService
     from featurestore.definitions.source import KafkaSource
     from featurestore.definitions.view import StreamFeatureView
     from featurestore.definitions.windows import hopping, lifetime, sliding, tumbling
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BatchFeatureView": "definitions.batch",
     "Entity": "definitions.entity",
+    "FeatureService": "definitions.service",
     "FeatureStore": "feature_store",
     "Field": "definitions.batch",
     "FileSource": "definitions.batch",
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "BatchFeatureView",
     "Entity",
+    "FeatureService",
     "FeatureStore",
     "Field",
     "FileSource",

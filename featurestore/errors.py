@@ -22,6 +22,8 @@ FeatureStoreError
 ├── RequestError               the caller: a read that can't be answered (HTTP 4xx)
 │   ├── UnknownViewError
 │   ├── UnknownFeatureError
+│   ├── UnknownFeatureServiceError
+│   ├── PinnedVersionError         a feature service was applied with a version that is no longer deployed
 │   └── MalformedRequestError
 │       └── RequestTooLargeError       more entities, features or bytes than the server takes
 └── ServerUnavailableError     the client's server does not answer; trying again helps
@@ -149,6 +151,14 @@ class UnknownViewError(RequestError):
 
 class UnknownFeatureError(RequestError):
     """The view has no feature of that name."""
+
+
+class UnknownFeatureServiceError(RequestError):
+    """No feature service of that name is applied."""
+
+
+class PinnedVersionError(RequestError):
+    """A feature service pins a version of a view, and another one is deployed that computes something else."""
 
 
 class MalformedRequestError(RequestError):

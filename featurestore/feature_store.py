@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
@@ -16,6 +16,9 @@ from featurestore.offline.completeness import read_marker_us
 from featurestore.offline.layout import SnapshotDataset
 from featurestore.offline.read import scan_valid_snapshots
 from featurestore.registry import Registry
+
+if TYPE_CHECKING:
+    from featurestore.definitions.service import FeatureService
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _INSTANT = pl.Datetime("us", "UTC")
@@ -42,7 +45,7 @@ class FeatureStore:
     def get_historical_features(
         self,
         spine: Any,
-        features: Sequence[str],
+        features: Sequence[str] | FeatureService | str,
         *,
         knowledge: Literal["event", "arrival"] = "event",
         knowledge_time: datetime | str | None = None,
@@ -52,19 +55,22 @@ class FeatureStore:
         """The spine's rows in their order with the features as they stood at each row's instant: a point-in-time join.
 
         spine: polars, pandas or pyarrow frame, or the path of a Parquet or CSV file, with the views' join keys and
-        instants with a zone in the column `event_timestamp`. features: "view:feature" each.
+        instants with a zone in the column `event_timestamp`. features: "view:feature" each, or a
+        feature service as it is applied, by its name or its definition.
         knowledge: "event": what happened before the instant; "arrival": only what had arrived by then, as an online
         read at that instant knew. knowledge_time: leave out what arrived after it. full_feature_names: columns are
         named view__feature. An entity without an event before the instant has the feature's default, or null; one
         whose newest event is older than the view's ttl has null. The archive's whole history counts, whenever the
         view began.
 
-        Raises UnknownViewError, UnknownFeatureError, MalformedRequestError for a wrong spine or request.
+        Raises UnknownViewError, UnknownFeatureError, MalformedRequestError for a wrong spine or request;
+        UnknownFeatureServiceError, and PinnedVersionError when a view of the service computes something else by now.
         """
         from featurestore.training.training_set import TrainingSetRequest, make_training_set
 
+        names, service = self._asked(features)
         request = TrainingSetRequest(
-            spine, tuple(features), knowledge, knowledge_time, event_timestamp, full_feature_names
+            spine, names, knowledge, knowledge_time, event_timestamp, full_feature_names, service
         )
         return make_training_set(self._data_dir, request).frame
 
@@ -93,6 +99,28 @@ class FeatureStore:
         compiled = self._view(view)
         until_us = read_marker_us(self._root, compiled.name, compiled.version)
         return None if until_us is None else _EPOCH + timedelta(microseconds=until_us)
+
+    def _asked(self, features: Sequence[str] | FeatureService | str) -> tuple[tuple[str, ...], str | None]:
+        """Features, or the name of a service."""
+        from featurestore.definitions.service import FeatureService
+
+        if isinstance(features, str):
+            if ":" in features:
+                raise MalformedRequestError(f"{features!r} is one feature, not a list", hint=f"write [{features!r}]")
+            return (), features
+        if not isinstance(features, FeatureService):
+            return tuple(features), None
+        registry = Registry.open(self._registry_path, create=False)
+        try:
+            applied = registry.feature_services().get(features.name)
+        finally:
+            registry.close()
+        if applied is not None and applied.spec.references != features.references:
+            raise MalformedRequestError(
+                f"feature service '{features.name}' is applied with other features than it is defined with here",
+                hint="apply its module, or ask for the applied one by its name",
+            )
+        return (), features.name
 
     def _view(self, name: str) -> CompiledView:
         registry = Registry.open(self._registry_path, create=False)

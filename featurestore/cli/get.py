@@ -1,6 +1,7 @@
 """`featurestore get`: one read from the shell."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -12,16 +13,16 @@ from featurestore.errors import MalformedRequestError
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
-    from featurestore.serving import OnlineResponse
+    from featurestore.serving import OnlineRequest, OnlineResponse
 
 EXAMPLES = (
     "Examples: [bold]featurestore get card_activity:count_10m card_activity:count_1h -e card_id=c1[/bold]   "
-    "[bold]featurestore get card_activity:count_10m -e card_id=c1 -e card_id=c2 --as-of latest --json[/bold]"
+    "[bold]featurestore get card_activity:count_10m -e card_id=c1 -e card_id=c2 --as-of latest --json[/bold]   "
+    "[bold]featurestore get --service fraud_v1 -e card_id=c1 -e merchant_id=m1[/bold]"
 )
 
 
 def get(
-    features: Annotated[list[str], typer.Argument(metavar="VIEW:FEATURE…", help="What to read.", show_default=False)],
     entities: Annotated[
         list[str],
         typer.Option(
@@ -32,6 +33,13 @@ def get(
             show_default=False,
         ),
     ],
+    features: Annotated[
+        list[str] | None, typer.Argument(metavar="[VIEW:FEATURE…]", help="What to read.", show_default=False)
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Read a feature service's features.", show_default=False)
+    ] = None,
+    full_feature_names: Annotated[bool, typer.Option(help="Columns are named VIEW__FEATURE.")] = False,
     as_of: Annotated[
         str | None,
         typer.Option(
@@ -53,25 +61,33 @@ def get(
     join key's type. With --url a server is asked, and an integer key is written KEY:=5. With --json the
     answer is the document that the server sends.
     """
-    asked = parse_entities(entities)
-    response = (
-        _read_locally(load_settings(store__data_dir=data_dir), features, asked, as_of)
-        if url is None
-        else _ask(url, features, asked, as_of)
+    from featurestore.serving import OnlineRequest
+
+    if bool(features) == (service is not None):
+        raise typer.BadParameter("name features, or a feature service with --service", param_hint="VIEW:FEATURE")
+    request = OnlineRequest(
+        entities=parse_entities(entities),
+        features=features or None,
+        feature_service=service,
+        full_feature_names=full_feature_names,
+        as_of=as_of,
     )
+    response = _read_locally(load_settings(store__data_dir=data_dir), request) if url is None else _ask(url, request)
     if json:
         print_json(response)
         return
-    key_count = len(response.metadata.feature_names) - len(features)
+    names = response.metadata.feature_names
+    # Join keys come first; which features a service has is known to the server alone.
+    key_count = len(names) - len(features) if features else len(list(takewhile(request.entities.__contains__, names)))
     keys, columns = response.results[:key_count], response.results[key_count:]
     rows: list[list[object]] = []
     for entity in range(len(keys[0].values)):
-        for reference, column in zip(features, columns):
+        for reference, column in zip(features or names[key_count:], columns):
             values = [key.values[entity] for key in keys]
             status = column.statuses[entity]
             time = "" if status == "NOT_FOUND" else column.event_timestamps[entity]
             rows.append([*values, reference, column.values[entity], status, time])
-    named = [*response.metadata.feature_names[:key_count], "feature"]
+    named = [*names[:key_count], "feature"]
     print_table([*named, "value", "status", "newest event"], rows, key_columns=len(named))
 
 
@@ -123,26 +139,30 @@ def _typed(name: str, value: object, dtype: str | None) -> object:
     return value
 
 
-def _read_locally(
-    settings: "Settings", features: list[str], entities: dict[str, list[Any]], as_of: str | None
-) -> "OnlineResponse":
-    from featurestore.serving import FeatureService, OnlineRequest
+def _read_locally(settings: "Settings", request: "OnlineRequest") -> "OnlineResponse":
+    from featurestore.serving import FeatureService
 
     service = FeatureService(settings.store.data_dir, clock=settings.serving.clock)
     try:
         service.refresh(check=True)
-        dtypes = {key.name: key.dtype for key in service.join_keys(features)}
-        return service.answer(OnlineRequest(features=features, entities=typed_entities(entities, dtypes), as_of=as_of))
+        dtypes = {key.name: key.dtype for key in service.join_keys(request)}
+        return service.answer(msgspec.structs.replace(request, entities=typed_entities(request.entities, dtypes)))
     finally:
         service.close()
 
 
-def _ask(url: str, features: list[str], entities: dict[str, list[Any]], as_of: str | None) -> "OnlineResponse":
+def _ask(url: str, request: "OnlineRequest") -> "OnlineResponse":
     from featurestore.client import FeatureStoreClient
     from featurestore.serving.protocol import OnlineResponse, ResponseMetadata, ResultColumn
 
     with FeatureStoreClient(url) as client:
-        answer = client.get_online_features(features, entities, as_of=as_of)
+        answer = client.get_online_features(
+            request.features,
+            request.entities,
+            feature_service=request.feature_service,
+            as_of=request.as_of,
+            full_feature_names=request.full_feature_names,
+        )
     columns = answer.to_dict()
     return OnlineResponse(
         ResponseMetadata(answer.names),

@@ -14,6 +14,7 @@ EXAMPLES = (
     "--features card_activity:count_24h --out training.parquet[/bold]   "
     "[bold]featurestore training-set --spine labels.csv --features card_activity:count_1h --knowledge arrival "
     "--out training/[/bold]   "
+    "[bold]featurestore training-set --spine labels.parquet --service fraud_v1 --out training.parquet[/bold]   "
     "[bold]featurestore training-set --spine labels.parquet --as-of-manifest training.parquet.manifest.json "
     "--out again.parquet[/bold]"
 )
@@ -24,6 +25,9 @@ def training_set(
     out: Annotated[Path, typer.Option("--out", help="NAME.parquet for one file; another name for a folder of parts.")],
     features: Annotated[
         list[str] | None, typer.Option("--features", metavar="VIEW:FEATURE", help="Repeat it, or separate by commas.")
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A feature service's features.", show_default=False)
     ] = None,
     knowledge: Annotated[
         Literal["event", "arrival"],
@@ -53,11 +57,11 @@ def training_set(
     from featurestore.training.training_set import TrainingSetRequest, make_training_set
 
     wanted = tuple(name for given in features or () for name in given.split(",") if name)
-    if as_of_manifest is not None and (wanted or knowledge != "event" or knowledge_time is not None):
+    if as_of_manifest is not None and (wanted or service or knowledge != "event" or knowledge_time is not None):
         raise typer.BadParameter("the manifest says what is joined", param_hint="--as-of-manifest")
     settings = load_settings(data_dir)
     folder = require_data_dir(settings)
-    request = TrainingSetRequest(spine, wanted, knowledge, knowledge_time, event_timestamp, full_feature_names)
+    request = TrainingSetRequest(spine, wanted, knowledge, knowledge_time, event_timestamp, full_feature_names, service)
     again = None if as_of_manifest is None else read_manifest(as_of_manifest)
     if label is not None and label not in (has := spine_columns(spine)):
         raise MalformedRequestError(f"the spine has no column '{label}'", hint=f"it has {', '.join(has)}")

@@ -15,9 +15,11 @@ from featurestore.client.response import OnlineResponse, WireResponse
 from featurestore.errors import (
     FeatureStoreError,
     MalformedRequestError,
+    PinnedVersionError,
     RequestTooLargeError,
     ServerUnavailableError,
     UnknownFeatureError,
+    UnknownFeatureServiceError,
     UnknownViewError,
 )
 
@@ -27,6 +29,8 @@ _RAISED: dict[str, type[FeatureStoreError]] = {
     for kind in (
         UnknownViewError,
         UnknownFeatureError,
+        UnknownFeatureServiceError,
+        PinnedVersionError,
         MalformedRequestError,
         RequestTooLargeError,
         ServerUnavailableError,
@@ -75,22 +79,24 @@ class FeatureStoreClient:
 
     def get_online_features(
         self,
-        features: Sequence[str],
-        entities: Mapping[str, Sequence[Any]],
+        features: Sequence[str] | None = None,
+        entities: Mapping[str, Sequence[Any]] | None = None,
         *,
+        feature_service: str | None = None,
         as_of: str | datetime | None = None,
         full_feature_names: bool = False,
     ) -> OnlineResponse:
-        """Values of `features` ("view:feature" each) for the entities.
+        """Values of `features` ("view:feature" each), or of a feature service's, for the entities.
 
         entities: join key to one value an entity, all of one length: str, int or bool as the key is typed (1, "1" and
         True are different keys), None for a null key. as_of: an instant with a zone, or
         "latest" (as of the newest event that the view's source has brought); None: the server's clock.
         full_feature_names: columns are named view__feature.
 
-        Raises UnknownViewError, UnknownFeatureError, MalformedRequestError or RequestTooLargeError with the
-        server's message and hint, MalformedRequestError also for a value that is no key; ServerUnavailableError
-        when the server can't be reached, does not answer in time, or has nothing to read yet.
+        Raises UnknownViewError, UnknownFeatureError, UnknownFeatureServiceError, PinnedVersionError (the service was
+        applied with a version of a view that is no longer deployed), MalformedRequestError or RequestTooLargeError
+        with the server's message and hint, MalformedRequestError also for a value that is no key;
+        ServerUnavailableError when the server can't be reached, does not answer in time, or has nothing to read yet.
         """
         if isinstance(as_of, datetime):
             if as_of.tzinfo is None:
@@ -99,12 +105,15 @@ class FeatureStoreClient:
                     hint="pass a datetime with tzinfo, like timezone.utc",
                 )
             as_of = as_of.isoformat()
-        request = {
-            "features": list(features),
-            "entities": {name: _keys(name, values) for name, values in entities.items()},
+        request: dict[str, Any] = {
+            "entities": {name: _keys(name, values) for name, values in (entities or {}).items()},
             "full_feature_names": full_feature_names,
             "include_feature_types": True,
         }
+        if features is not None:
+            request["features"] = list(features)
+        if feature_service is not None:
+            request["feature_service"] = feature_service
         if as_of is not None:
             request["as_of"] = as_of
         try:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from featurestore.contracts.report import Finding, failure
 from featurestore.definitions.batch import BatchFeatureView
 from featurestore.definitions.discover import Definitions, load_definitions
-from featurestore.definitions.resolve import ResolvedDefinitions, resolve_source, resolve_view
+from featurestore.definitions.resolve import ResolvedDefinitions, resolve_service, resolve_source, resolve_view
 from featurestore.definitions.resolve_batch import resolve_batch_view
 from featurestore.definitions.source import DefinitionWarning
 from featurestore.definitions.specs import BatchViewSpec, SourceSpec, ViewSpec
@@ -68,24 +68,34 @@ def gather(modules: Sequence[str], directory: Path) -> Project:
     for name, batch_view in found.batch_views.items():
         _try(findings, f"view {name}", batch, name, lambda view=batch_view: resolve_batch_view(view))  # type: ignore[misc]
     right: dict[str, ViewSpec | BatchViewSpec] = {**views, **batch}
+    # A service of a view that is wrong can't be worked out; the view has been told.
+    services = {
+        name: resolve_service(service, right)
+        for name, service in found.feature_services.items()
+        if all(part.view.name in right for part in service.selections)
+    }
     findings += [
         Finding("definitions", "ok", f"view {name}", f"{len(spec.features)} features")
         for name, spec in sorted(right.items())
     ]
-    return Project(directory, whole, found, ResolvedDefinitions(sources, views, batch), findings)
+    findings += [
+        Finding("definitions", "ok", f"feature service {name}", f"{len(service.references)} features")
+        for name, service in sorted(services.items())
+    ]
+    return Project(directory, whole, found, ResolvedDefinitions(sources, views, batch, services), findings)
 
 
 def owners(project: Project) -> Iterator[Finding]:
-    """Whether every view has an owner: somebody who is asked before it changes."""
-    views: Mapping[str, StreamFeatureView | BatchFeatureView] = {
-        **project.definitions.views,
-        **project.definitions.batch_views,
-    }
-    for name, view in sorted(views.items()):
-        if view.owner:
-            yield Finding("owners", "ok", f"view {name}", view.owner)
+    """Whether every view and feature service has an owner: somebody who is asked before it changes."""
+    defined = project.definitions
+    views: Mapping[str, StreamFeatureView | BatchFeatureView] = {**defined.views, **defined.batch_views}
+    owned: dict[str, str] = {f"view {name}": view.owner for name, view in sorted(views.items())}
+    owned |= {f"feature service {name}": service.owner for name, service in sorted(defined.feature_services.items())}
+    for subject, owner in owned.items():
+        if owner:
+            yield Finding("owners", "ok", subject, owner)
         else:
-            yield Finding("owners", "failed", f"view {name}", "it has no owner", 'write owner="team@example.com"')
+            yield Finding("owners", "failed", subject, "it has no owner", 'write owner="team@example.com"')
 
 
 def batch_sources(project: Project) -> Iterator[Finding]:
@@ -109,7 +119,7 @@ def _all_modules(directory: Path) -> list[str]:
 
 def _merge(into: Definitions, found: Definitions, module: str, findings: list[Finding]) -> None:
     """Add one module's definitions; what has another's name, and is not the same, is told and left out."""
-    for kind in ("entities", "sources", "views", "batch_views"):
+    for kind in ("entities", "sources", "views", "batch_views", "feature_services"):
         known, more = getattr(into, kind), getattr(found, kind)
         # Stream and batch views share one set of names.
         namesakes = {**into.views, **into.batch_views} if kind in ("views", "batch_views") else known
@@ -118,7 +128,7 @@ def _merge(into: Definitions, found: Definitions, module: str, findings: list[Fi
             if other is None or other is value or (kind in ("entities", "sources") and other == value):
                 known[name] = value
                 continue
-            what = {"entities": "entity", "sources": "source"}.get(kind, "view")
+            what = {"entities": "entity", "sources": "source", "feature_services": "feature service"}.get(kind, "view")
             error = DefinitionError(f"{what} '{name}' is defined twice, differently", hint="give each its own name")
             findings.append(failure("definitions", module, error))
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.names import Duration, check_identifier, check_not_reserved, duration_us
+from featurestore.definitions.service import FeatureSelection, select
 from featurestore.errors import DefinitionError
 
 FILE_FORMATS = ("parquet", "csv")
@@ -178,6 +179,18 @@ class BatchFeatureView:
         self._check_names(what)
         if self.ttl is not None:
             duration_us(self.ttl, f"{what}: ttl", positive=True)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of all features, in order."""
+        return tuple(feature.name for feature in self.features)
+
+    def __getitem__(self, names: Sequence[str]) -> FeatureSelection:
+        """Some of the features, for a FeatureService: `view[["a", "b"]]`. Raises DefinitionError for unknown ones."""
+        return select(self, names)
+
+    # Python would take a class with __getitem__ for one that can be gone through by 0, 1, 2, …
+    __iter__ = None
 
     def _check_names(self, what: str) -> None:
         keys = [key for entity in self.entities for key in entity.join_keys]

@@ -12,11 +12,12 @@ from typing import TypeVar
 
 from featurestore.definitions.batch import BatchFeatureView
 from featurestore.definitions.entity import Entity
+from featurestore.definitions.service import FeatureService
 from featurestore.definitions.source import KafkaSource
 from featurestore.definitions.view import StreamFeatureView
 from featurestore.errors import DefinitionError, FeatureStoreError, NoViewError
 
-Defined = TypeVar("Defined", Entity, KafkaSource, StreamFeatureView, BatchFeatureView)
+Defined = TypeVar("Defined", Entity, KafkaSource, StreamFeatureView, BatchFeatureView, FeatureService)
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class Definitions:
     sources: dict[str, KafkaSource] = field(default_factory=dict)
     views: dict[str, StreamFeatureView] = field(default_factory=dict)
     batch_views: dict[str, BatchFeatureView] = field(default_factory=dict)
+    feature_services: dict[str, FeatureService] = field(default_factory=dict)
 
 
 def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
-    """Import pipeline modules and gather what they define, with the sources and entities of their views.
+    """Import pipeline modules and gather what they define, with the views of their services, and the sources and
+    entities of their views.
 
     modules: dotted names or paths of .py files, importable from base_dir. Raises DefinitionError when a
     module can't be imported, defines no view, or two definitions share a name.
@@ -40,6 +43,11 @@ def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
         module = _import(name, base_dir)
         views = [value for value in vars(module).values() if isinstance(value, StreamFeatureView)]
         batch_views = [value for value in vars(module).values() if isinstance(value, BatchFeatureView)]
+        services = [value for value in vars(module).values() if isinstance(value, FeatureService)]
+        for service in services:
+            _add(found.feature_services, service, "feature service", name)
+            views += [part.view for part in service.selections if isinstance(part.view, StreamFeatureView)]
+            batch_views += [part.view for part in service.selections if isinstance(part.view, BatchFeatureView)]
         if not views and not batch_views:
             _check_is_the_file(module, name, base_dir)
             raise NoViewError(
@@ -65,7 +73,9 @@ def load_definitions(modules: Sequence[str], base_dir: Path) -> Definitions:
 
 def _add(known: dict[str, Defined], value: Defined, kind: str, module: str) -> None:
     other = known.setdefault(value.name, value)
-    if other is not value and (isinstance(value, StreamFeatureView | BatchFeatureView) or other != value):
+    if other is not value and (
+        isinstance(value, StreamFeatureView | BatchFeatureView | FeatureService) or other != value
+    ):
         raise DefinitionError(
             f"module {module}: {kind} '{value.name}' is defined twice, differently",
             hint="give each a name of its own",

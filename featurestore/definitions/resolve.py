@@ -18,8 +18,18 @@ from featurestore.definitions.expressions import canonical, root_columns
 from featurestore.definitions.names import duration_us, nearest
 from featurestore.definitions.resolve_batch import resolve_batch_view
 from featurestore.definitions.schema import load_schema
+from featurestore.definitions.service import FeatureService
 from featurestore.definitions.source import KafkaSource
-from featurestore.definitions.specs import BatchViewSpec, ColumnSpec, EntitySpec, FeatureSpec, SourceSpec, ViewSpec
+from featurestore.definitions.specs import (
+    BatchViewSpec,
+    ColumnSpec,
+    EntitySpec,
+    FeatureServiceSpec,
+    FeatureSpec,
+    ServiceViewSpec,
+    SourceSpec,
+    ViewSpec,
+)
 from featurestore.definitions.view import StreamFeatureView
 from featurestore.errors import DefinitionError, SchemaError
 
@@ -62,14 +72,20 @@ class ResolvedDefinitions:
     sources: Mapping[str, SourceSpec]
     views: Mapping[str, ViewSpec]
     batch_views: Mapping[str, BatchViewSpec] = dataclass_field(default_factory=dict)
+    feature_services: Mapping[str, FeatureServiceSpec] = dataclass_field(default_factory=dict)
 
 
 def resolve_all(definitions: Definitions, base_dir: Path) -> ResolvedDefinitions:
-    """Check every source and view. base_dir: what schema paths are relative to. Raises DefinitionError."""
+    """Check every source, view and feature service. base_dir: what schema paths are relative to.
+
+    Raises DefinitionError.
+    """
     sources = {name: resolve_source(source, base_dir) for name, source in definitions.sources.items()}
     views = {name: resolve_view(view, sources[view.source.name]) for name, view in definitions.views.items()}
     batch_views = {name: resolve_batch_view(view) for name, view in definitions.batch_views.items()}
-    return ResolvedDefinitions(sources, views, batch_views)
+    all_views: dict[str, ViewSpec | BatchViewSpec] = {**views, **batch_views}
+    services = {name: resolve_service(service, all_views) for name, service in definitions.feature_services.items()}
+    return ResolvedDefinitions(sources, views, batch_views, services)
 
 
 def resolve_source(source: KafkaSource, base_dir: Path) -> SourceSpec:
@@ -189,6 +205,20 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
     )
 
 
+def resolve_service(service: FeatureService, views: Mapping[str, ViewSpec | BatchViewSpec]) -> FeatureServiceSpec:
+    """A feature service as plain data, its versions not pinned yet. views: at least those that it reads."""
+    return FeatureServiceSpec(
+        name=service.name,
+        views=tuple(
+            ServiceViewSpec(name=part.view.name, features=part.features, fingerprint=fingerprint(views[part.view.name]))
+            for part in service.selections
+        ),
+        owner=service.owner,
+        description=service.description,
+        tags=dict(service.tags),
+    )
+
+
 def _written(what: str, expression: pl.Expr) -> str:
     """The canonical text, which must say all: the registry is what views are computed from."""
     text = canonical(expression)
@@ -200,7 +230,7 @@ def _written(what: str, expression: pl.Expr) -> str:
     return text
 
 
-def fingerprint(spec: ViewSpec | BatchViewSpec | SourceSpec | EntitySpec) -> str:
+def fingerprint(spec: ViewSpec | BatchViewSpec | SourceSpec | EntitySpec | FeatureServiceSpec) -> str:
     """SHA-256 of what a definition computes, hexadecimal; owner, description and tags left out.
 
     The order of features counts, for stored rows follow it; that of derived columns does not.

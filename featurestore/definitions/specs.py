@@ -115,6 +115,33 @@ class ViewSpec(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(key for entity in self.entities for key in entity.join_keys)
 
 
+class ServiceViewSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a feature service reads of a view. features: names, in order.
+
+    version, fingerprint: what was deployed when the service was applied; version 0 before that.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    fingerprint: str
+    version: int = 0
+
+
+class FeatureServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The features that a model reads, under one name."""
+
+    name: str
+    views: tuple[ServiceViewSpec, ...]
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """ "view:feature" of each feature, in order."""
+        return tuple(f"{view.name}:{feature}" for view in self.views for feature in view.features)
+
+
 class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One feature of a batch view: a column of its source. output_dtype: "Int64" | "Float64" | "String" | "Boolean"."""
 

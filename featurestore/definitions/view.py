@@ -18,6 +18,7 @@ from featurestore.definitions.names import (
     check_not_reserved,
     duration_us,
 )
+from featurestore.definitions.service import FeatureSelection, select
 from featurestore.definitions.source import KafkaSource
 from featurestore.definitions.windows import check_window
 from featurestore.durations import format_duration
@@ -93,6 +94,18 @@ class StreamFeatureView:
         duration_us(self.snapshot_every, f"{what}: snapshot_every", positive=True)
         if self.ttl is not None:
             duration_us(self.ttl, f"{what}: ttl", positive=True)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of all features, in order."""
+        return tuple(name for feature in self.features for name, _ in feature.features())
+
+    def __getitem__(self, names: Sequence[str]) -> FeatureSelection:
+        """Some of the features, for a FeatureService: `view[["a", "b"]]`. Raises DefinitionError for unknown ones."""
+        return select(self, names)
+
+    # Python would take a class with __getitem__ for one that can be gone through by 0, 1, 2, …
+    __iter__ = None
 
     def _check_containers(self, what: str) -> None:
         for field_name, example in (("entities", "entities=[card]"), ("features", 'features=[agg.count(over="1h")]')):

@@ -9,13 +9,16 @@ from typing import Literal, Union
 import msgspec
 
 from featurestore.definitions.resolve import ResolvedDefinitions, fingerprint
-from featurestore.definitions.specs import BatchViewSpec, EntitySpec, SourceSpec, ViewSpec
+from featurestore.definitions.specs import BatchViewSpec, EntitySpec, FeatureServiceSpec, SourceSpec, ViewSpec
 from featurestore.errors import RegistryError
+from featurestore.registry.services import pinned
 
-Spec = Union[EntitySpec, SourceSpec, ViewSpec, BatchViewSpec]
-Kind = Literal["entity", "source", "view", "batch_view"]
+Spec = Union[EntitySpec, SourceSpec, ViewSpec, BatchViewSpec, FeatureServiceSpec]
+Kind = Literal["entity", "source", "view", "batch_view", "feature_service"]
 VIEW_KINDS: tuple[Kind, ...] = ("view", "batch_view")
 """Kinds that have versions, and share one set of names."""
+READ_KINDS: tuple[Kind, ...] = (*VIEW_KINDS, "feature_service")
+"""Kinds that are asked for by name; a plan tells those that its modules lack."""
 Key = tuple[Kind, str]
 """Kind and name of a definition."""
 Stored = Mapping[Key, tuple[int, int, Spec]]
@@ -70,7 +73,7 @@ class Plan:
 
     @property
     def absent(self) -> tuple[Change, ...]:
-        """Views that are deployed, but not in these modules. They are left as they are."""
+        """Views and feature services that are deployed, but not in these modules. They are left as they are."""
         return tuple(change for change in self.changes if change.action == "absent")
 
     @property
@@ -145,10 +148,10 @@ def _orders(prefix: str, value: object) -> Iterator[tuple[str, list[str]]]:
 
 
 def _parts(value: object) -> list[tuple[str, object]]:
-    """(name, item) of a mapping, or of a list by its items' own names; none of a plain value."""
+    """(name, item) of a mapping, or of a list by its items' own names; none of a plain value or a list of such."""
     if isinstance(value, Mapping):
         return [(str(key), item) for key, item in value.items()]
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not all(isinstance(item, str) for item in value):
         return [
             (str(item["name"]) if isinstance(item, Mapping) and "name" in item else str(number), item)
             for number, item in enumerate(value)
@@ -178,18 +181,22 @@ def make_plan(stored: Stored, resolved: ResolvedDefinitions) -> Plan:
         **{("source", name): spec for name, spec in sorted(resolved.sources.items())},
         **{("view", name): spec for name, spec in sorted(resolved.views.items())},
         **{("batch_view", name): spec for name, spec in sorted(resolved.batch_views.items())},
+        **{("feature_service", name): spec for name, spec in sorted(resolved.feature_services.items())},
     }
     changes: list[Change] = []
     specs: dict[Key, Spec] = {}
     unchanged: list[Key] = []
-    for (kind, name), spec in wanted.items():
+    versions: dict[str, int] = {}  # that views will have; they come before the services that pin them
+    for (kind, name), defined in wanted.items():
         row = stored.get((kind, name))
+        spec, version = defined, None
+        if isinstance(spec, FeatureServiceSpec):
+            spec = pinned(spec, row[2] if row and isinstance(row[2], FeatureServiceSpec) else None, versions)
+        elif kind in VIEW_KINDS:
+            version = versions[name] = _version(row, spec)
         if row is None:
-            changes.append(Change("add", kind, name, (), 1 if kind in VIEW_KINDS else None))
+            changes.append(Change("add", kind, name, (), version))
         elif row[2] != spec:
-            version = None
-            if kind in VIEW_KINDS:
-                version = row[1] + 1 if needs_new_version(row[2], spec) else row[1]
             changes.append(Change("change", kind, name, field_changes(row[2], spec), version))
         else:
             unchanged.append((kind, name))
@@ -198,10 +205,16 @@ def make_plan(stored: Stored, resolved: ResolvedDefinitions) -> Plan:
     changes.extend(
         Change("absent", kind, name)
         for kind, name in sorted(stored)
-        if kind in VIEW_KINDS and (kind, name) not in wanted
+        if kind in READ_KINDS and (kind, name) not in wanted
     )
     before = {key: stored[key][1:] for key in wanted if key in stored}
     return Plan(tuple(changes), specs, tuple(unchanged), before)
+
+
+def _version(row: tuple[int, int, Spec] | None, spec: Spec) -> int:
+    if row is None:
+        return 1
+    return row[1] + 1 if needs_new_version(row[2], spec) else row[1]
 
 
 def _refuse_other_kind(stored: Stored, resolved: ResolvedDefinitions) -> None:

@@ -38,9 +38,10 @@ from sqlalchemy import insert as insert_into
 from sqlalchemy.exc import SQLAlchemyError
 
 from featurestore.definitions.resolve import ResolvedDefinitions, fingerprint
-from featurestore.definitions.specs import BatchViewSpec, EntitySpec, SourceSpec, ViewSpec
+from featurestore.definitions.specs import BatchViewSpec, EntitySpec, FeatureServiceSpec, SourceSpec, ViewSpec
 from featurestore.errors import RegistryError, UnknownViewError
 from featurestore.registry.plan import Plan, Stored, make_plan, still_fits
+from featurestore.registry.services import RegisteredFeatureService
 
 _TABLES = MetaData()
 _DEFINITIONS = Table(
@@ -90,6 +91,7 @@ _TYPES: Mapping[str, type[Any]] = {
     "source": SourceSpec,
     "view": ViewSpec,
     "batch_view": BatchViewSpec,
+    "feature_service": FeatureServiceSpec,
 }
 Decoded = TypeVar("Decoded")
 Start = Literal["earliest", "latest"]
@@ -209,9 +211,8 @@ class Registry:
 
     def views(self) -> list[RegisteredView]:
         """All deployed views, by name."""
-        query = select(_DEFINITIONS).where(_DEFINITIONS.c.kind == "view").order_by(_DEFINITIONS.c.name)
         with self._transaction() as connection:
-            rows = connection.execute(query).all()
+            rows = _rows_of(connection, "view")
             starts = {(row.view_id, row.version): row.start for row in _if_there(connection, _STARTS)}
         views = []
         for row in rows:
@@ -223,19 +224,20 @@ class Registry:
 
     def batch_views(self) -> list[RegisteredBatchView]:
         """All deployed batch views, by name."""
-        query = select(_DEFINITIONS).where(_DEFINITIONS.c.kind == "batch_view").order_by(_DEFINITIONS.c.name)
         with self._transaction() as connection:
-            rows = connection.execute(query).all()
+            rows = _rows_of(connection, "batch_view")
+        specs = [self._decoded(row.spec, BatchViewSpec) for row in rows]
+        times = [row.applied_at.replace(tzinfo=timezone.utc) for row in rows]
         return [
-            RegisteredBatchView(
-                row.id,
-                row.version,
-                self._decoded(row.spec, BatchViewSpec),
-                row.applied_at.replace(tzinfo=timezone.utc),
-                row.applied_by,
-            )
-            for row in rows
+            RegisteredBatchView(row.id, row.version, spec, at, row.applied_by)
+            for row, spec, at in zip(rows, specs, times, strict=True)
         ]
+
+    def feature_services(self) -> dict[str, RegisteredFeatureService]:
+        """All deployed feature services, by name."""
+        with self._transaction() as connection:
+            rows = _rows_of(connection, "feature_service")
+        return {row.name: RegisteredFeatureService.of(row, self._decoded(row.spec, FeatureServiceSpec)) for row in rows}
 
     def view(self, name: str) -> RegisteredView:
         """One deployed stream view. Raises UnknownViewError, naming the nearest."""
@@ -378,6 +380,12 @@ def _begin(connection: Connection) -> None:
     # A writer takes its turn before it reads; a reader neither waits for others nor needs a file it can write.
     write = connection.get_execution_options().get("write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _rows_of(connection: Connection, kind: str) -> Sequence[Any]:
+    """The definitions of a kind, by name."""
+    query = select(_DEFINITIONS).where(_DEFINITIONS.c.kind == kind).order_by(_DEFINITIONS.c.name)
+    return connection.execute(query).all()
 
 
 def _if_there(connection: Connection, table: Table) -> Sequence[Any]:

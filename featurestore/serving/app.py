@@ -110,8 +110,9 @@ class _Reads:
             if body is None:
                 return  # the client has gone
             asked = decode_request(body)
-            self._limits.check(asked)
-            if _value_count(asked) > INLINE_VALUES_MAX:
+            features = self._service.feature_count(asked)
+            self._limits.check(asked, features)
+            if _row_count(asked) * features > INLINE_VALUES_MAX:
                 answer = await run_in_threadpool(self._answer, asked)
             else:
                 answer = self._answer(asked)
@@ -168,9 +169,8 @@ def _too_large(most: int) -> BodyTooLargeError:
     )
 
 
-def _value_count(request: OnlineRequest) -> int:
-    rows = max((len(values) for values in request.entities.values()), default=0)
-    return rows * len(request.features or ())
+def _row_count(request: OnlineRequest) -> int:
+    return max((len(values) for values in request.entities.values()), default=0)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -10,14 +10,18 @@ from typing import Union
 
 from featurestore.compile.batch import CompiledBatchView
 from featurestore.compile.view import CompiledView, compile_view
-from featurestore.definitions.specs import JoinKeySpec
+from featurestore.definitions.resolve import fingerprint
+from featurestore.definitions.specs import FeatureServiceSpec, JoinKeySpec, ServiceViewSpec
 from featurestore.errors import MalformedRequestError, UnknownFeatureError, UnknownViewError
 from featurestore.registry import Registry
+from featurestore.registry.services import check_pin, find_service
 from featurestore.serving.protocol import FeatureNameCollisionError
 
 _PLANS_KEPT = 1024
 
 ServedView = Union[CompiledView, CompiledBatchView]
+Asked = tuple[str, ServedView, str]
+"""A reference "view:feature", the view and the feature's name."""
 
 
 @dataclass(frozen=True)
@@ -44,46 +48,67 @@ class ReadPlan:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The applied views at one moment, by name."""
+    """The applied views and feature services at one moment, by name."""
 
     views: Mapping[str, ServedView]
-    _plans: dict[tuple[tuple[str, ...], bool], ReadPlan] = field(default_factory=dict, compare=False)
+    services: Mapping[str, FeatureServiceSpec] = field(default_factory=dict)
+    _plans: dict[tuple[tuple[str, ...] | str, bool], ReadPlan] = field(default_factory=dict, compare=False)
 
     @property
     def stores(self) -> list[str]:
         """Online stores of the views, sorted."""
         return sorted({view.store for view in self.views.values()})
 
-    def plan(self, features: Sequence[str], full_feature_names: bool) -> ReadPlan:
-        """The plan of these "view:feature" references.
+    def plan(self, asked: Sequence[str] | str, full_feature_names: bool) -> ReadPlan:
+        """The plan of a list of "view:feature" references, or of the feature service of this name.
 
-        Raises UnknownViewError, UnknownFeatureError (with the nearest names), MalformedRequestError.
+        Raises UnknownViewError, UnknownFeatureError, UnknownFeatureServiceError (with the nearest names),
+        PinnedVersionError, MalformedRequestError.
         """
-        key = (tuple(features), full_feature_names)
+        key = (asked if isinstance(asked, str) else tuple(asked), full_feature_names)
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._make_plan(key[0], full_feature_names)
+            if isinstance(key[0], str):
+                plan = self._make_plan(self._of_service(key[0]), full_feature_names)
+            else:
+                plan = self._make_plan([(name, *self._find(name)) for name in key[0]], full_feature_names)
             if len(self._plans) >= _PLANS_KEPT:
                 self._plans.clear()
             self._plans[key] = plan
         return plan
 
-    def _make_plan(self, references: tuple[str, ...], full_feature_names: bool) -> ReadPlan:
-        if not references:
+    def _of_service(self, name: str) -> list[Asked]:
+        service = find_service(self.services, name)
+        found = [(pin, self._pinned(name, pin)) for pin in service.views]
+        return [(f"{pin.name}:{feature}", view, feature) for pin, view in found for feature in pin.features]
+
+    def _pinned(self, service: str, pin: ServiceViewSpec) -> ServedView:
+        """The version of a view that a service was applied with; the one place that says which that is.
+
+        Only the deployed version of a view can be read, so it must be that one, or compute the same.
+        """
+        view = self.views[pin.name]  # a service is applied with its views, and no view goes
+        check_pin(service, pin, view.version, fingerprint(view.spec))
+        return view
+
+    def _make_plan(self, wanted: Sequence[Asked], full_feature_names: bool) -> ReadPlan:
+        if not wanted:
             raise MalformedRequestError("no features are asked for", hint='send "features": ["view:feature"]')
         asked: dict[str, list[tuple[int, str]]] = {}
+        views: dict[str, ServedView] = {}
         names: list[str] = []
         dtypes: list[str] = []
-        for position, reference in enumerate(references):
-            view, feature = self._find(reference)
+        for position, (_, view, feature) in enumerate(wanted):
+            views[view.name] = view
             asked.setdefault(view.name, []).append((position, feature))
             names.append(f"{view.name}__{feature}" if full_feature_names else feature)
             dtypes.append(view.features[feature].output_dtype)
-        join_keys = {key.name: key for name in asked for key in self.views[name].spec.join_keys}
+        join_keys = {key.name: key for name in asked for key in views[name].spec.join_keys}
+        references = [reference for reference, _, _ in wanted]
         _refuse_collisions(references, [*join_keys, *names], len(join_keys), full_feature_names)
         parts = tuple(
-            PlanPart(self.views[name], tuple(f for _, f in wanted), tuple(position for position, _ in wanted))
-            for name, wanted in asked.items()
+            PlanPart(views[name], tuple(feature for _, feature in own), tuple(position for position, _ in own))
+            for name, own in asked.items()
         )
         return ReadPlan(tuple(join_keys.values()), parts, tuple(names), tuple(dtypes))
 
@@ -108,7 +133,7 @@ class Catalog:
 
 
 def load_catalog(registry_path: Path) -> Catalog:
-    """Compile the applied views. Raises RegistryError."""
+    """Compile the applied views, and read the feature services. Raises RegistryError."""
     registry = Registry.open(registry_path, create=False)
     try:
         views: dict[str, ServedView] = {
@@ -119,9 +144,10 @@ def load_catalog(registry_path: Path) -> Catalog:
         }
         for batch_view in registry.batch_views():
             views[batch_view.spec.name] = CompiledBatchView(batch_view.view_id, batch_view.version, batch_view.spec)
+        services = {name: service.spec for name, service in registry.feature_services().items()}
     finally:
         registry.close()
-    return Catalog(views)
+    return Catalog(views, services)
 
 
 def _refuse_collisions(

@@ -16,9 +16,8 @@ class Limits:
     max_entities: int = 1_000
     max_features: int = 500
 
-    def check(self, request: OnlineRequest) -> None:
-        """Raises RequestTooLargeError for too many entities or features."""
-        features = len(request.features or ())
+    def check(self, request: OnlineRequest, features: int) -> None:
+        """Raises RequestTooLargeError for too many entities or features. features: how many it asks for."""
         if features > self.max_features:
             raise RequestTooLargeError(
                 f"the request asks for {features:,} features, the server takes {self.max_features:,} (max_features)",

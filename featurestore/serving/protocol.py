@@ -19,11 +19,13 @@ from featurestore.errors import (
     ConfigError,
     FeatureStoreError,
     MalformedRequestError,
+    PinnedVersionError,
     RequestError,
     RequestTooLargeError,
     ServerUnavailableError,
     StoreError,
     UnknownFeatureError,
+    UnknownFeatureServiceError,
     UnknownViewError,
 )
 
@@ -33,7 +35,10 @@ _US_PER_S = 1_000_000
 
 
 class OnlineRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A read. features: "view:feature" each. entities: column name to one value an entity, of one length."""
+    """A read of `features` ("view:feature" each) or of a `feature_service`.
+
+    entities: column name to one value an entity, of one length.
+    """
 
     entities: dict[str, list[Any]]
     features: list[str] | None = None
@@ -74,10 +79,6 @@ class OnlineResponse(msgspec.Struct, frozen=True):
     results: list[ResultColumn]
 
 
-class FeatureServiceUnsupportedError(UnknownFeatureError):
-    """A request named a feature service; there are none yet."""
-
-
 class BodyTooLargeError(RequestTooLargeError):
     """The request's body has more bytes than the server takes."""
 
@@ -90,7 +91,8 @@ class FeatureNameCollisionError(MalformedRequestError):
 # fits. The SDK retries 5xx and then loses the message, so whatever the caller can mend is a 4xx.
 _ERRORS: tuple[tuple[type[FeatureStoreError], int, str, str], ...] = (
     (UnknownViewError, 404, "FeatureViewNotFoundException", "UnknownViewError"),
-    (FeatureServiceUnsupportedError, 404, "FeatureServiceNotFoundException", "UnknownFeatureError"),
+    (UnknownFeatureServiceError, 404, "FeatureServiceNotFoundException", "UnknownFeatureServiceError"),
+    (PinnedVersionError, 409, "FeastError", "PinnedVersionError"),
     (UnknownFeatureError, 404, "SpecifiedFeaturesNotPresentError", "UnknownFeatureError"),
     (FeatureNameCollisionError, 422, "FeatureNameCollisionError", "MalformedRequestError"),
     (BodyTooLargeError, 413, "FeastError", "RequestTooLargeError"),

@@ -20,7 +20,6 @@ from featurestore.serving.catalog import Catalog, PlanPart, ReadPlan, ServedView
 from featurestore.serving.protocol import (
     LATEST,
     NO_TIMESTAMP,
-    FeatureServiceUnsupportedError,
     OnlineRequest,
     OnlineResponse,
     ResponseMetadata,
@@ -107,19 +106,10 @@ class FeatureService:
 
     def answer(self, request: OnlineRequest) -> OnlineResponse:
         """Answer a read. Raises RequestError for a caller's mistake, ServerUnavailableError with no store."""
-        if request.feature_service is not None:
-            raise FeatureServiceUnsupportedError(
-                f"feature service '{request.feature_service}' does not exist: there are none yet",
-                hint='name the features: "features": ["view:feature"]',
-            )
-        if not request.features:
-            raise MalformedRequestError(
-                "the request names neither features nor a feature_service",
-                hint='send "features": ["view:feature"]',
-            )
+        asked = _asked(request)
         catalog = self._served()
         as_of = parse_as_of(request.as_of)
-        plan = catalog.plan(request.features, request.full_feature_names)
+        plan = catalog.plan(asked, request.full_feature_names)
         rows = _row_count(request.entities, plan.join_keys)
         if as_of is None:
             as_of = LATEST if self._clock == "event" else self._now_us()
@@ -162,9 +152,16 @@ class FeatureService:
                     out[view.name] = newest
         return out
 
-    def join_keys(self, features: Sequence[str]) -> tuple[JoinKeySpec, ...]:
-        """The join keys that a read of these features needs; errors as `answer` raises them."""
-        return self._served().plan(features, full_feature_names=True).join_keys
+    def feature_count(self, request: OnlineRequest) -> int:
+        """How many features a request asks for, one by one or by a service; 0 for a service that there is not."""
+        if request.feature_service is None:
+            return len(request.features or ())
+        service = self._catalog.services.get(request.feature_service)
+        return 0 if service is None else len(service.references)
+
+    def join_keys(self, request: OnlineRequest) -> tuple[JoinKeySpec, ...]:
+        """The join keys that a request's features need; errors as `answer` raises them."""
+        return self._served().plan(_asked(request), full_feature_names=True).join_keys
 
     def close(self) -> None:
         """Close the stores."""
@@ -207,6 +204,22 @@ class FeatureService:
             if catalog != self._catalog:
                 self._catalog = catalog
         self._registry_seen = seen
+
+
+def _asked(request: OnlineRequest) -> Sequence[str] | str:
+    """The features, or the name of the service. Raises MalformedRequestError for both and for neither."""
+    if request.features and request.feature_service is not None:
+        raise MalformedRequestError(
+            "the request names features and a feature_service", hint="name one of them: a service has its features"
+        )
+    if request.feature_service is not None:
+        return request.feature_service
+    if not request.features:
+        raise MalformedRequestError(
+            "the request names neither features nor a feature_service",
+            hint='send "features": ["view:feature"], or "feature_service": "name"',
+        )
+    return request.features
 
 
 def _file_state(path: Path) -> object:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from featurestore.definitions.specs import BatchViewSpec, JoinKeySpec, ViewSpec
+from featurestore.definitions.specs import BatchViewSpec, FeatureServiceSpec, JoinKeySpec, ViewSpec
 from featurestore.errors import MalformedRequestError
 from featurestore.training.archive import ArchiveMark
 from featurestore.training.history import Knowledge
@@ -47,7 +47,10 @@ class BatchViewMark(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A training set's ingredients. archive: by source, how far it was read; knowledge_time: ISO 8601 UTC or None."""
+    """A training set's ingredients. archive: by source, how far it was read; knowledge_time: ISO 8601 UTC or None.
+
+    feature_service: the one that the features are of, with the versions that it pinned.
+    """
 
     format_version: int = FORMAT_VERSION
     library_version: str
@@ -61,6 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     views: tuple[ViewMark, ...]
     archive: Mapping[str, tuple[ArchiveMark, ...]]
     batch_views: tuple[BatchViewMark, ...] = ()
+    feature_service: FeatureServiceSpec | None = None
 
     @property
     def groups(self) -> dict[str, int]:

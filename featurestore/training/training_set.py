@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from featurestore.batch.point_in_time import INSTANT, join_batch_view
 from featurestore.compile.batch import CompiledBatchView
 from featurestore.compile.bind import bind_view
 from featurestore.compile.view import compile_view
+from featurestore.definitions.specs import FeatureServiceSpec
 from featurestore.durations import format_instant, parse_instant_us
 from featurestore.errors import MalformedRequestError, UnknownFeatureError
 from featurestore.offline.batch_rows import batch_files
 from featurestore.offline.coverage import archive_gaps, complete_from_us, reaches
 from featurestore.registry import RegisteredBatchView, RegisteredView, Registry
+from featurestore.registry.services import check_pin, find_service
 from featurestore.training.archive import ArchiveMark
 from featurestore.training.history import JoinOptions, JoinProgress, Knowledge, WantedView, point_in_time_join
 from featurestore.training.manifest import (
@@ -41,7 +43,8 @@ EVENT_TIMESTAMP = "event_timestamp"
 class TrainingSetRequest:
     """What a training set is made of.
 
-    spine: polars, pandas or pyarrow frame, or a path of a Parquet or CSV file. features: "view:feature" each.
+    spine: polars, pandas or pyarrow frame, or a path of a Parquet or CSV file. features: "view:feature" each; or
+    feature_service: the name of one that has them.
     knowledge: "event" or "arrival"; knowledge_time: only events that had arrived by then, an instant with a zone.
     event_timestamp: the spine's column of instants. full_feature_names: columns are named view__feature.
     """
@@ -52,6 +55,7 @@ class TrainingSetRequest:
     knowledge_time: datetime | str | None = None
     event_timestamp: str = EVENT_TIMESTAMP
     full_feature_names: bool = False
+    feature_service: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,17 @@ def make_training_set(
     """Join the features to the spine.
 
     again: make the set of this manifest, by what its archive held then; features, knowledge and names come from it.
-    Raises MalformedRequestError for a wrong spine or request, UnknownViewError, UnknownFeatureError.
+    Raises MalformedRequestError for a wrong spine or request, UnknownViewError, UnknownFeatureError,
+    UnknownFeatureServiceError, PinnedVersionError.
     """
+    service = None
     if again is not None:
-        request = _request_of(again, request.spine)
+        request, service = _request_of(again, request.spine), again.feature_service
     registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
     try:
+        if again is None and request.feature_service is not None:
+            service = _service(registry, request)
+            request = replace(request, features=service.references)
         batch_views = {view.spec.name: view for view in registry.batch_views()}
         asked = [batch_views.get(name) or registry.view(name) for name in view_names(request.features)]
         views = [view for view in asked if isinstance(view, RegisteredView)]
@@ -99,6 +108,10 @@ def make_training_set(
         sources = {view.spec.source: registry.source(view.spec.source) for view in views}
     finally:
         registry.close()
+    if again is None and service is not None:
+        deployed = {view.spec.name: view for view in asked}
+        for pin in service.views:
+            check_pin(service.name, pin, deployed[pin.name].version, deployed[pin.name].fingerprint)
     names = _column_names(asked, request)
     join_keys = {key.name: key for view in asked for key in view.spec.join_keys}
     spine = read_spine(request.spine, request.event_timestamp, list(join_keys.values()))
@@ -136,6 +149,7 @@ def make_training_set(
         views=tuple(ViewMark(v.spec.name, v.version, v.fingerprint, joined.groups[v.spec.name], v.spec) for v in views),
         batch_views=tuple(join.mark for join in rows),
         archive=joined.marks,
+        feature_service=service,
     )
     features = pl.concat([frame for frame in frames if frame.width], how="horizontal")
     partial = _partial(data_dir / "offline", spine, wanted, joined.marks)
@@ -207,6 +221,16 @@ def _request_of(manifest: Manifest, spine: Any) -> TrainingSetRequest:
         manifest.knowledge_time,
         manifest.event_timestamp,
         manifest.full_feature_names,
+    )
+
+
+def _service(registry: Registry, request: TrainingSetRequest) -> FeatureServiceSpec:
+    if request.features:
+        raise MalformedRequestError(
+            "both features and a feature service are asked for", hint="name one of them: a service has its features"
+        )
+    return find_service(
+        {name: found.spec for name, found in registry.feature_services().items()}, str(request.feature_service)
     )
 
 

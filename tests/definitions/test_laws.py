@@ -18,8 +18,10 @@ from featurestore.definitions.resolve import fingerprint
 from featurestore.definitions.specs import (
     ColumnSpec,
     EntitySpec,
+    FeatureServiceSpec,
     FeatureSpec,
     JoinKeySpec,
+    ServiceViewSpec,
     SourceSpec,
     ViewSpec,
     WindowSpec,
@@ -230,8 +232,28 @@ sources = st.builds(
     description=texts,
 )
 
+services = st.builds(
+    FeatureServiceSpec,
+    name=names,
+    views=st.lists(
+        st.builds(
+            ServiceViewSpec,
+            name=names,
+            features=st.lists(names, min_size=1, max_size=3, unique=True).map(tuple),
+            fingerprint=texts,
+            version=st.integers(1, 9),
+        ),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda view: view.name,
+    ).map(tuple),
+    owner=texts,
+    description=texts,
+    tags=st.dictionaries(names, texts, max_size=2),
+)
 
-@given(views | sources | entities)
+
+@given(views | sources | entities | services)
 def test_a_spec_survives_json_with_its_fingerprint(spec: Any) -> None:
     again = msgspec.json.decode(msgspec.json.encode(spec, order="sorted"), type=type(spec))
     assert again == spec
@@ -244,8 +266,9 @@ def test_owner_description_and_tags_make_no_new_version(view: ViewSpec, text: st
     assert not needs_new_version(view, msgspec.structs.replace(view, owner=text, description=text, tags=tags))
 
 
-@given(views, views)
-def test_two_views_that_differ_differ_in_a_field(one: ViewSpec, other: ViewSpec) -> None:
+@given(st.tuples(views, views) | st.tuples(services, services))
+def test_two_that_differ_differ_in_a_field(both: tuple[Any, Any]) -> None:
+    one, other = both
     # A plan that shows a change without saying which would not be one.
     assert bool(field_changes(one, other)) == (one != other)
 
