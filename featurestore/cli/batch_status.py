@@ -37,7 +37,7 @@ class BatchViewStatus(msgspec.Struct, frozen=True):
 
 def batch_status(data_dir: Path, view: RegisteredBatchView) -> BatchViewStatus:
     """How far a deployed batch view is materialized."""
-    state = _state(data_dir, CompiledBatchView(view.view_id, view.version, view.spec))
+    state = batch_state(data_dir, view)
     source = view.spec.source
     newest = None if state.newest_us == NO_TIME else state.newest_us
     return BatchViewStatus(
@@ -53,12 +53,14 @@ def batch_status(data_dir: Path, view: RegisteredBatchView) -> BatchViewStatus:
     )
 
 
-def _state(data_dir: Path, view: CompiledBatchView) -> BatchState:
-    if read_store_info(data_dir, view.store) is None:
+def batch_state(data_dir: Path, view: RegisteredBatchView) -> BatchState:
+    """The state of its materialization, read beside a run under way."""
+    compiled = CompiledBatchView(view.view_id, view.version, view.spec)
+    if read_store_info(data_dir, compiled.store) is None:
         return BatchState()
-    reader = BatchReader(data_dir, view.store)
+    reader = BatchReader(data_dir, compiled.store)
     try:
         reader.refresh()
-        return reader.state(view)
+        return reader.state(compiled)
     finally:
         reader.close()

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from featurestore.batches import NO_TIME
+from featurestore.cli.batch_status import batch_state
 from featurestore.cli.side_messages import Deployed, load_deployed
 from featurestore.cli.status_report import compile_registered, read_states
 from featurestore.config import Settings
@@ -17,7 +19,7 @@ from featurestore.errors import StoreError
 from featurestore.offline.compaction import Job, plan_snapshots, plan_source
 from featurestore.offline.completeness import read_marker_us
 from featurestore.offline.iceberg import TableFiles, batch_row_files, event_files, snapshot_files
-from featurestore.offline.layout import BATCH, EVENTS, FEATURES
+from featurestore.offline.layout import BATCH, EVENTS, FEATURES, batch_stem
 from featurestore.offline.pieces import snapshot_folders
 from featurestore.offline.retention import Removal, plan_archive_removal, plan_snapshot_removal
 from featurestore.registry import RegisteredView
@@ -62,7 +64,7 @@ class Chosen:
         return [
             *(event_files(self.root, source) for source in self.sources),
             *(snapshot_files(self.root, folder, self._intent_dirs()) for folder in self.folders),
-            *(batch_row_files(self.root, folder) for folder in self.batch_folders),
+            *(batch_row_files(self.root, folder, partial(self._running_stem, folder)) for folder in self.batch_folders),
         ]
 
     def plan_removals(self, older_than_us: int, now: datetime) -> list[PlannedRemoval]:
@@ -80,6 +82,14 @@ class Chosen:
 
     def _intent_dirs(self) -> list[Path]:
         return sorted((self.data_dir / "online").glob("*/outbox/process-*"))
+
+    def _running_stem(self, folder: Path) -> str | None:
+        """What the files of the interval that is being materialized, or was when it was killed, begin with."""
+        view = self.deployed.batch_views.get(folder.parent.parent.name)
+        if view is None or folder.parent.name != f"v{view.version}":
+            return None
+        running = batch_state(self.data_dir, view).running
+        return None if running is None else batch_stem(running.from_us, running.to_us)
 
     def _source_keys(self, source: str) -> Sequence[str]:
         """The join keys that most views of a source have: who reads some entities' events skips most row groups."""

@@ -22,7 +22,7 @@ from featurestore.errors import ConfigError, RegistryError
 from featurestore.offline.archive import read_ends
 from featurestore.offline.layout import DEAD_LETTER, LATE, Kind
 from featurestore.offline.read import read_side
-from featurestore.registry import RegisteredView, Registry
+from featurestore.registry import RegisteredBatchView, RegisteredView, Registry
 from featurestore.sources.embedded import resolve_bootstrap
 from featurestore.sources.fetch import MessageFetcher
 from featurestore.sources.replay import Replayable, Replayer, Settled
@@ -37,10 +37,11 @@ _PLACE = ["generation", PARTITION, OFFSET]
 
 @dataclass(frozen=True)
 class Deployed:
-    """The registry's sources, and the views of each, by name."""
+    """The registry's sources, the views of each, and the batch views, by name."""
 
     sources: dict[str, SourceSpec]
     views: dict[str, list[RegisteredView]]
+    batch_views: dict[str, RegisteredBatchView]
 
     def source(self, name: str | None) -> SourceSpec:
         """The source asked for, or the only one. Raises RegistryError for an unknown name, ConfigError without one."""
@@ -62,7 +63,8 @@ def load_deployed(settings: Settings) -> Deployed:
         views: dict[str, list[RegisteredView]] = {}
         for view in registry.views():
             views.setdefault(view.spec.source, []).append(view)
-        return Deployed({name: registry.source(name) for name in sorted(views)}, views)
+        batch_views = {view.spec.name: view for view in registry.batch_views()}
+        return Deployed({name: registry.source(name) for name in sorted(views)}, views, batch_views)
     finally:
         registry.close()
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 Kind = Literal["events", "late", "dead_letter"]
 
@@ -75,6 +75,12 @@ def partition_dir(root: Path, kind: Kind, source: str, generation: str, partitio
 def is_history(generation: str) -> bool:
     """Whether a generation was imported: no topic has it, nothing is ever added to it."""
     return generation.startswith(HISTORY)
+
+
+def generation_of(place: Path) -> str | None:
+    """The generation of a file or folder of a source, None for any other."""
+    found = (unquote(part.removeprefix(_GENERATION)) for part in place.parts if part.startswith(_GENERATION))
+    return next(found, None)
 
 
 def history_of(place: Path) -> str | None:

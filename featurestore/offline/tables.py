@@ -114,7 +114,7 @@ def read_footer(path: Path) -> tuple[int, bytes]:
 
     Raises StoreFormatError when it is damaged, FileNotFoundError when it is gone.
     """
-    metadata, _ = _read_metadata(path)
+    metadata, _ = read_metadata(path)
     footer: bytes | None = (metadata.metadata or {}).get(FOOTER_KEY)
     if footer is None:
         raise StoreFormatError(f"{path} was not written by this feature store", hint=_way_out(path))
@@ -123,7 +123,7 @@ def read_footer(path: Path) -> tuple[int, bytes]:
 
 def read_largest(path: Path, column: str) -> int | None:
     """Largest value of an integer column, None without rows. Raises as `read_footer`."""
-    metadata, _ = _read_metadata(path)
+    metadata, _ = read_metadata(path)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     chunks = [group.column(index) for group in groups for index in range(group.num_columns) if group.num_rows]
     return max((int(chunk.statistics.max) for chunk in chunks if chunk.path_in_schema == column), default=None)
@@ -131,7 +131,7 @@ def read_largest(path: Path, column: str) -> int | None:
 
 def read_figures(path: Path, time_column: str) -> FileFigures:
     """Rows, sizes and span of a time column, from the footer alone. Raises as `read_footer`."""
-    metadata, size_bytes = _read_metadata(path)
+    metadata, size_bytes = read_metadata(path)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     spans = []
     for group in groups:
@@ -150,7 +150,8 @@ def read_figures(path: Path, time_column: str) -> FileFigures:
     )
 
 
-def _read_metadata(path: Path) -> tuple[pq.FileMetaData, int]:
+def read_metadata(path: Path) -> tuple[pq.FileMetaData, int]:
+    """(footer, bytes) of a file. Raises StoreFormatError when it is damaged, FileNotFoundError when it is gone."""
     try:
         with path.open("rb") as file:
             return pq.read_metadata(file), file.seek(0, 2)
