@@ -25,7 +25,8 @@ IN_A_PROJECT = (
     "docs/how-to/check-in-ci.md",
 )
 
-# What the how-to pages take for granted: the example project with events of the last ten minutes, and a server.
+# What the how-to pages take for granted: the example project with events of the last ten minutes, and a server. With a
+# key, for without one a partition may get a single old event, and its watermark holds all windows back.
 PROJECT = """
 ```sh
 featurestore init
@@ -36,7 +37,7 @@ featurestore broker
 ```
 
 ```sh
-featurestore produce transactions events.jsonl
+featurestore produce transactions events.jsonl --key card_id
 featurestore run pipelines/transactions.py --apply --until-end
 ```
 

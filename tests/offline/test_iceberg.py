@@ -27,7 +27,6 @@ from featurestore.offline.iceberg import (
 from featurestore.offline.layout import batch_dir, batch_name, batch_stem, partition_dir, snapshot_dir
 from featurestore.offline.listing import newest_segment
 from featurestore.offline.manifest import maintenance_lock
-from featurestore.offline.pieces import closed_segments, partition_folders
 from featurestore.offline.read import read_events, read_snapshots
 from featurestore.offline.retention import plan_archive_removal, plan_snapshot_removal, prune
 from featurestore.offline.snapshots import SnapshotWriter
@@ -142,9 +141,8 @@ def test_events_tell_the_generation_of_their_topic(root: Path) -> None:
 
 def test_a_removal_leaves_what_our_readers_see_and_perhaps_nothing(root: Path) -> None:
     sync(root)
-    # Just behind the oldest segments of one partition: only such go.
-    oldest = closed_segments(root, SOURCE, partition_folders(root, SOURCE)[0])[:3]
-    cutoff = max(piece.latest for piece in oldest if piece.latest is not None) + timedelta(microseconds=1)
+    times = read_events(root, SOURCE)["event_time"].sort()
+    cutoff = times[len(times) // 2]
     for before in (cutoff, EVER):
         prune(root, lambda: [plan_archive_removal(root, SOURCE, before)], grace_s=0.0)  # noqa: B023
         (done,) = sync(root)
