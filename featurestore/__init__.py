@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from featurestore.definitions import agg
     from featurestore.definitions.batch import BatchFeatureView, Field, FileSource, SQLSource
     from featurestore.definitions.entity import Entity
+    from featurestore.definitions.metadata import SLO, Deprecated
     from featurestore.definitions.service import FeatureService
     from featurestore.definitions.source import KafkaSource
     from featurestore.definitions.view import StreamFeatureView
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "SLO": "definitions.metadata",
     "BatchFeatureView": "definitions.batch",
+    "Deprecated": "definitions.metadata",
     "Entity": "definitions.entity",
     "FeatureService": "definitions.service",
     "FeatureStore": "feature_store",
@@ -37,7 +40,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "SLO",
     "BatchFeatureView",
+    "Deprecated",
     "Entity",
     "FeatureService",
     "FeatureStore",

@@ -161,6 +161,14 @@ class SchemaRegistrySettings(_Section):
     ] = None
 
 
+class RegistrySettings(_Section):
+    """[registry]: what may be applied."""
+
+    require_owner: Annotated[
+        bool, Field(description="refuse to apply views and feature services that name no `owner`")
+    ] = False
+
+
 class WorkerSettings(_Section):
     """[worker]: what `featurestore run` starts."""
 
@@ -250,6 +258,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     kafka: KafkaSettings = KafkaSettings()
     schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
+    registry: RegistrySettings = RegistrySettings()
     worker: WorkerSettings = WorkerSettings()
     serving: ServingSettings = ServingSettings()
 

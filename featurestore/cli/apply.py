@@ -1,7 +1,15 @@
 """`featurestore apply`: writes definitions to the registry."""
 
 from featurestore.cli.options import DataDir, Json, Modules, load_settings
-from featurestore.cli.plan import check_batch_sources, plan_reach, registry_path, resolve_modules, show_plan
+from featurestore.cli.plan import (
+    check_batch_sources,
+    check_owners,
+    plan_reach,
+    registry_path,
+    resolve_modules,
+    show_plan,
+    tell_deprecated,
+)
 
 EXAMPLES = "Example: [bold]featurestore apply pipelines.transactions[/bold]"
 
@@ -15,6 +23,8 @@ def apply(modules: Modules, data_dir: DataDir = None, json: Json = False) -> Non
 
     settings = load_settings(data_dir)
     resolved = resolve_modules(modules)
+    check_owners(settings, resolved)
+    tell_deprecated(resolved)
     check_batch_sources(resolved)
     registry = Registry.open(registry_path(settings))
     try:

@@ -9,7 +9,7 @@ import msgspec
 
 from featurestore.batches import NO_TIME
 from featurestore.compile.batch import CompiledBatchView
-from featurestore.definitions.specs import FileSourceSpec
+from featurestore.definitions.specs import FileSourceSpec, SLOSpec
 from featurestore.durations import format_instant
 from featurestore.online.batch_reader import BatchReader
 from featurestore.online.batch_store import BatchState
@@ -20,8 +20,9 @@ from featurestore.registry import RegisteredBatchView
 class BatchViewStatus(msgspec.Struct, frozen=True):
     """A batch view. Times are ISO 8601, UTC; None before the first run.
 
-    source: the files' path, or the database. freshness_s: wall clock minus the newest row's event time. unfinished: a
-    run is under way, or was killed.
+    source: the files' path, or the database. freshness_s: wall clock minus the newest row's event time;
+    freshness_slo_s: how much of it the view's SLO allows, None without one. unfinished: a run is under way, or was
+    killed.
     """
 
     name: str
@@ -31,6 +32,7 @@ class BatchViewStatus(msgspec.Struct, frozen=True):
     materialized_until: str | None
     newest_row: str | None
     freshness_s: float | None
+    freshness_slo_s: float | None
     last_run: str | None
     unfinished: bool
 
@@ -48,9 +50,15 @@ def batch_status(data_dir: Path, view: RegisteredBatchView) -> BatchViewStatus:
         materialized_until=None if state.until_us is None else format_instant(state.until_us),
         newest_row=None if newest is None else format_instant(newest),
         freshness_s=None if newest is None else round(time.time() - newest / 1e6, 3),
+        freshness_slo_s=freshness_slo_s(view.spec.slo),
         last_run=None if state.finished_us is None else format_instant(state.finished_us),
         unfinished=state.running is not None,
     )
+
+
+def freshness_slo_s(slo: SLOSpec | None) -> float | None:
+    """How old a view's newest event may be by its SLO, in seconds; None where nothing is promised."""
+    return None if slo is None or slo.freshness_us is None else slo.freshness_us / 1e6
 
 
 def batch_state(data_dir: Path, view: RegisteredBatchView) -> BatchState:

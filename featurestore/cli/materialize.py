@@ -119,7 +119,7 @@ def _run(
 
 def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "list[CompiledBatchView]":
     """The views that are meant. Raises PlanRequiredError for modules that differ from what is applied."""
-    from featurestore.cli.plan import registry_path, resolve_modules
+    from featurestore.cli.plan import check_owners, registry_path, resolve_modules
     from featurestore.compile.batch import CompiledBatchView
     from featurestore.definitions.names import nearest
     from featurestore.errors import ConfigError, DefinitionError, PlanRequiredError, UnknownViewError
@@ -138,6 +138,8 @@ def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "li
             raise DefinitionError(
                 f"{', '.join(modules)} defines no batch view", hint="assign a BatchFeatureView to a module-level name"
             )
+        if apply:
+            check_owners(settings, resolved)
         registry = Registry.open(path, create=apply)
         plan = registry.plan(resolved)
         if plan.has_changes and not apply:

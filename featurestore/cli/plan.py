@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore.cli.options import DataDir, Json, Modules, load_settings
-from featurestore.cli.output import print_json, print_line
+from featurestore.cli.output import print_json, print_line, warn
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
@@ -22,6 +22,8 @@ def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None
 
     settings = load_settings(data_dir)
     resolved = resolve_modules(modules)
+    check_owners(settings, resolved)
+    tell_deprecated(resolved)
     check_batch_sources(resolved)
     path = registry_path(settings)
     with tempfile.TemporaryDirectory(prefix="featurestore-plan-") as empty:
@@ -65,6 +67,22 @@ def resolve_modules(modules: list[str]) -> "ResolvedDefinitions":
 
     directory = Path.cwd()
     return resolve_all(load_definitions(modules, directory), directory)
+
+
+def check_owners(settings: "Settings", resolved: "ResolvedDefinitions") -> None:
+    """Raise DefinitionError for what nobody owns, where [registry] require_owner asks for it."""
+    from featurestore.definitions.governance import require_owners
+
+    if settings.registry.require_owner:
+        require_owners(resolved)
+
+
+def tell_deprecated(resolved: "ResolvedDefinitions") -> None:
+    """A line on stderr for each deprecated feature."""
+    from featurestore.definitions.governance import deprecation_notes
+
+    for note in deprecation_notes(resolved):
+        warn(note)
 
 
 def check_batch_sources(resolved: "ResolvedDefinitions") -> None:

@@ -1,5 +1,6 @@
 """`featurestore status`: how far each source and view has come."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -9,6 +10,7 @@ from featurestore.cli.options import BootstrapServers, DataDir, Json, load_setti
 from featurestore.cli.output import format_bytes, print_json, print_line, print_note, print_table
 
 if TYPE_CHECKING:
+    from featurestore.cli.batch_status import BatchViewStatus
     from featurestore.cli.disk_report import DiskReport
     from featurestore.cli.status_report import SourceStatus, StatusReport, ViewStatus
 
@@ -80,6 +82,7 @@ def _show_streams(report: "StatusReport") -> None:
         ["view", "watermark", "newest event", "freshness", "complete since"],
         [[v.name, v.watermark, v.newest_event, _age(v.freshness_s), _since(v)] for v in report.views],
     )
+    _show_slos(report.views)
     for view in report.views:
         if view.paused_since:
             print_line(f"  {view.name}: paused since {view.paused_since}: featurestore view resume {view.name}")
@@ -125,11 +128,20 @@ def _show_batch_views(report: "StatusReport") -> None:
             for v in report.batch_views
         ],
     )
+    _show_slos(report.batch_views)
     for view in report.batch_views:
         if view.unfinished:
             print_line(f"  {view.name}: a run has begun and not ended: the next one finishes it")
         elif view.materialized_until is None:
             print_line(f"  {view.name}: nothing is materialized yet: featurestore materialize {view.name}")
+
+
+def _show_slos(views: "Sequence[ViewStatus | BatchViewStatus]") -> None:
+    for view in views:
+        if view.freshness_slo_s is None or view.freshness_s is None:
+            continue
+        told = "keeps" if view.freshness_s <= view.freshness_slo_s else "misses"
+        print_line(f"  {view.name}: {told} its freshness SLO of {_age(view.freshness_slo_s)}")
 
 
 def _source_row(source: "SourceStatus") -> list[object]:

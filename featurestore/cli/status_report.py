@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from featurestore.batches import NO_TIME
-from featurestore.cli.batch_status import BatchViewStatus, batch_status
+from featurestore.cli.batch_status import BatchViewStatus, batch_status, freshness_slo_s
 from featurestore.cli.disk_report import DiskReport
 from featurestore.cli.options import require_data_dir
 from featurestore.compile.view import CompiledView, compile_view
@@ -72,7 +72,8 @@ class SourceStatus(msgspec.Struct, frozen=True):
 class ViewStatus(msgspec.Struct, frozen=True):
     """A view, over all shards. Times are ISO 8601, UTC; None before any event.
 
-    freshness_s: wall clock minus newest event time. complete_since: every event that arrived from then on is in it;
+    freshness_s: wall clock minus newest event time; freshness_slo_s: how much of it the view's SLO allows, None without
+    one. complete_since: every event that arrived from then on is in it;
     from_beginning: so is every earlier one that the topic ever had.
     """
 
@@ -87,6 +88,7 @@ class ViewStatus(msgspec.Struct, frozen=True):
     watermark: str | None
     newest_event: str | None
     freshness_s: float | None
+    freshness_slo_s: float | None
     complete_since: str | None
     from_beginning: bool
     paused_since: str | None
@@ -245,6 +247,7 @@ def _view_status(
         watermark=None if watermark_us == NO_TIME else format_instant(watermark_us),
         newest_event=None if newest_us == NO_TIME else format_instant(newest_us),
         freshness_s=None if newest_us == NO_TIME else round(time.time() - newest_us / 1e6, 3),
+        freshness_slo_s=freshness_slo_s(view.spec.slo),
         complete_since=since,
         from_beginning=from_beginning,
         paused_since=_told(paused[view.spec.name]) if view.spec.name in paused else None,

@@ -12,6 +12,7 @@ from typing import TypeVar
 from featurestore.contracts.report import Finding, failure
 from featurestore.definitions.batch import BatchFeatureView
 from featurestore.definitions.discover import Definitions, load_definitions
+from featurestore.definitions.governance import check_replacements
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_service, resolve_source, resolve_view
 from featurestore.definitions.resolve_batch import resolve_batch_view
 from featurestore.definitions.source import DefinitionWarning
@@ -68,6 +69,10 @@ def gather(modules: Sequence[str], directory: Path) -> Project:
     for name, batch_view in found.batch_views.items():
         _try(findings, f"view {name}", batch, name, lambda view=batch_view: resolve_batch_view(view))  # type: ignore[misc]
     right: dict[str, ViewSpec | BatchViewSpec] = {**views, **batch}
+    try:
+        check_replacements(right)
+    except DefinitionError as error:
+        findings.append(failure("definitions", "deprecated features", error))
     # A service of a view that is wrong can't be worked out; the view has been told.
     services = {
         name: resolve_service(service, right)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Union
 
+from featurestore.definitions.metadata import Deprecated, feature_metadata
 from featurestore.definitions.names import check_identifier
-from featurestore.definitions.specs import Scalar, WindowSpec
+from featurestore.definitions.specs import NO_METADATA, FeatureMetadataSpec, Number, PIIClass, Scalar, WindowSpec
 from featurestore.definitions.windows import Window, lifetime, sliding
 from featurestore.errors import DefinitionError
 
@@ -30,6 +31,7 @@ class Aggregation:
     windows: tuple[Window, ...]
     default: Scalar = None
     name: str | None = None
+    metadata: FeatureMetadataSpec = NO_METADATA
 
     def alias(self, name: str) -> Aggregation:
         """The same with another name. Raises DefinitionError with several windows: they would share it."""
@@ -40,6 +42,23 @@ class Aggregation:
                 hint="write one aggregate a window, each with its own alias",
             )
         return replace(self, name=name)
+
+    def describe(
+        self,
+        description: str = "",
+        *,
+        unit: str | None = None,
+        pii: PIIClass | None = None,
+        valid_range: tuple[Number | None, Number | None] | None = None,
+        deprecated: Deprecated | None = None,
+    ) -> Aggregation:
+        """The same, with what people and tools should know of its features; nothing of what is computed changes.
+
+        pii: "none", "indirect", "direct" or "sensitive"; None: not said. valid_range: least and largest value, None for
+        no bound. Raises DefinitionError.
+        """
+        what = f"agg.{self.function}: describe"
+        return replace(self, metadata=feature_metadata(what, description, unit, pii, valid_range, deprecated))
 
     def features(self) -> list[tuple[str, WindowSpec]]:
         """(name, window) of each feature, in the order of `over`."""

@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Union
 
 import polars as pl
 
 from featurestore.definitions.entity import Entity
+from featurestore.definitions.metadata import (
+    SLO,
+    Deprecated,
+    check_people,
+    check_valid_range,
+    check_view_metadata,
+    feature_metadata,
+)
 from featurestore.definitions.names import Duration, check_identifier, check_not_reserved, duration_us
 from featurestore.definitions.service import FeatureSelection, select
+from featurestore.definitions.specs import NO_METADATA, Criticality, FeatureMetadataSpec, Number, PIIClass
 from featurestore.errors import DefinitionError
 
 FILE_FORMATS = ("parquet", "csv")
@@ -106,6 +115,7 @@ class Field:
     name: str
     dtype: Any
     default: int | float | str | bool | None = None
+    metadata: FeatureMetadataSpec = NO_METADATA
 
     def __post_init__(self) -> None:
         check_identifier(self.name, "field")
@@ -122,6 +132,20 @@ class Field:
             raise DefinitionError(
                 f"field '{self.name}' is {dtype}, its default is {self.default!r}", hint="match its type"
             )
+
+    def describe(
+        self,
+        description: str = "",
+        *,
+        unit: str | None = None,
+        pii: PIIClass | None = None,
+        valid_range: tuple[Number | None, Number | None] | None = None,
+        deprecated: Deprecated | None = None,
+    ) -> Field:
+        """As `Aggregation.describe`."""
+        metadata = feature_metadata(f"field '{self.name}'", description, unit, pii, valid_range, deprecated)
+        check_valid_range(f"field '{self.name}'", metadata, self.output_dtype)
+        return replace(self, metadata=metadata)
 
     @property
     def output_dtype(self) -> str:
@@ -158,6 +182,8 @@ class BatchFeatureView:
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    criticality: Criticality | None = None
+    slo: SLO | None = None
 
     def __post_init__(self) -> None:
         check_identifier(self.name, "view")
@@ -166,16 +192,12 @@ class BatchFeatureView:
             raise DefinitionError(f"{what}: source is {self.source!r}", hint="give a FileSource or an SQLSource")
         _check_list(what, "entities", self.entities, Entity, "entities=[card]")
         _check_list(what, "features", self.features, Field, 'features=[Field("credit_limit", pl.Float64)]')
-        tags = self.tags if isinstance(self.tags, Mapping | None) else {"": None}
-        if not all(isinstance(text, str) for pair in (tags or {}).items() for text in pair):
-            raise DefinitionError(f"{what}: tags is {self.tags!r}", hint='names and values are text: {"tier": "1"}')
-        for name in ("owner", "description"):
-            if not isinstance(getattr(self, name), str):
-                raise DefinitionError(f"{what}: {name} is {getattr(self, name)!r}", hint=f"give its {name} as text")
+        tags = check_people(what, self.owner, self.description, self.tags)
+        check_view_metadata(what, self.criticality, self.slo)
         # Frozen from here on, and what the author passed can't change below it.
         object.__setattr__(self, "entities", tuple(self.entities))
         object.__setattr__(self, "features", tuple(self.features))
-        object.__setattr__(self, "tags", dict(self.tags or {}))
+        object.__setattr__(self, "tags", tags)
         self._check_names(what)
         if self.ttl is not None:
             duration_us(self.ttl, f"{what}: ttl", positive=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from featurestore.definitions.metadata import check_people
 from featurestore.definitions.names import check_identifier, check_not_reserved
 from featurestore.definitions.specs import EntitySpec, JoinKeySpec
 from featurestore.errors import DefinitionError
@@ -19,9 +20,16 @@ class Entity:
     Raises DefinitionError when a name or dtype is not allowed.
     """
 
-    __slots__ = ("description", "name", "spec")
+    __slots__ = ("description", "name", "owner", "spec", "tags")
 
-    def __init__(self, name: str, join_keys: Mapping[str, Any], description: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        join_keys: Mapping[str, Any],
+        description: str = "",
+        owner: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         check_identifier(name, "entity")
         where = f"entity '{name}'"
         if not isinstance(join_keys, Mapping) or not join_keys:
@@ -35,7 +43,9 @@ class Entity:
         )
         self.name = name
         self.description = description
-        self.spec = EntitySpec(name=name, join_keys=keys, description=description)
+        self.owner = owner
+        self.tags = check_people(where, owner, description, tags)
+        self.spec = EntitySpec(name=name, join_keys=keys, owner=owner, description=description, tags=self.tags)
 
     @property
     def join_keys(self) -> tuple[str, ...]:

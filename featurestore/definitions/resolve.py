@@ -15,6 +15,8 @@ from featurestore.definitions.agg import Aggregation
 from featurestore.definitions.discover import Definitions
 from featurestore.definitions.expression_text import parse_expression
 from featurestore.definitions.expressions import canonical, root_columns
+from featurestore.definitions.governance import check_replacements
+from featurestore.definitions.metadata import check_valid_range
 from featurestore.definitions.names import duration_us, nearest
 from featurestore.definitions.resolve_batch import resolve_batch_view
 from featurestore.definitions.schema import load_schema
@@ -84,6 +86,7 @@ def resolve_all(definitions: Definitions, base_dir: Path) -> ResolvedDefinitions
     views = {name: resolve_view(view, sources[view.source.name]) for name, view in definitions.views.items()}
     batch_views = {name: resolve_batch_view(view) for name, view in definitions.batch_views.items()}
     all_views: dict[str, ViewSpec | BatchViewSpec] = {**views, **batch_views}
+    check_replacements(all_views)
     services = {name: resolve_service(service, all_views) for name, service in definitions.feature_services.items()}
     return ResolvedDefinitions(sources, views, batch_views, services)
 
@@ -128,9 +131,11 @@ def resolve_source(source: KafkaSource, base_dir: Path) -> SourceSpec:
         idle_timeout_us=duration_us(source.idle_timeout, what),
         max_future_us=duration_us(source.max_future, what),
         columns=columns,
+        owner=source.owner,
         description=source.description,
         dedupe_by=source.dedupe_by,
         dedupe_within_us=_dedupe_within_us(what, source),
+        tags=dict(source.tags),
     )
 
 
@@ -202,6 +207,8 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
         owner=view.owner,
         description=view.description,
         tags=dict(view.tags or {}),
+        criticality=view.criticality,
+        slo=None if view.slo is None else view.slo.spec,
     )
 
 
@@ -231,7 +238,7 @@ def _written(what: str, expression: pl.Expr) -> str:
 
 
 def fingerprint(spec: ViewSpec | BatchViewSpec | SourceSpec | EntitySpec | FeatureServiceSpec) -> str:
-    """SHA-256 of what a definition computes, hexadecimal; owner, description and tags left out.
+    """SHA-256 of what a definition computes, hexadecimal; what is said about it (owner, tags, SLO, …) left out.
 
     The order of features counts, for stored rows follow it; that of derived columns does not.
     """
@@ -239,8 +246,10 @@ def fingerprint(spec: ViewSpec | BatchViewSpec | SourceSpec | EntitySpec | Featu
     if isinstance(spec, ViewSpec):
         fields["derive"] = dict(spec.derive)
     for part in (fields, *fields.get("entities", ())):
-        for name in ("owner", "description", "tags"):
+        for name in ("owner", "description", "tags", "criticality", "slo"):
             part.pop(name, None)
+    for feature in fields.get("features", ()):
+        feature.pop("metadata", None)
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
@@ -299,6 +308,7 @@ def _features(
             )
     output = _output(function, dtype)
     for name, window in aggregation.features():
+        check_valid_range(f"{what}: feature '{name}'", aggregation.metadata, output)
         yield FeatureSpec(
             name=name,
             function=function,
@@ -307,6 +317,7 @@ def _features(
             column=column,
             input_dtype=dtype,
             default=_default(what, name, aggregation.default, output),
+            metadata=aggregation.metadata,
         )
 
 

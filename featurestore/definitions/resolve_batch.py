@@ -35,6 +35,7 @@ def resolve_batch_view(view: BatchFeatureView) -> BatchViewSpec:
                 default=float(field.default)
                 if field.output_dtype == "Float64" and field.default is not None
                 else field.default,
+                metadata=field.metadata,
             )
             for field in view.features
         ),
@@ -42,4 +43,6 @@ def resolve_batch_view(view: BatchFeatureView) -> BatchViewSpec:
         owner=view.owner,
         description=view.description,
         tags=dict(view.tags),
+        criticality=view.criticality,
+        slo=None if view.slo is None else view.slo.spec,
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Union
 
+from featurestore.definitions.metadata import check_people
 from featurestore.definitions.names import check_identifier, nearest
 from featurestore.errors import DefinitionError
 
@@ -65,15 +66,10 @@ class FeatureService:
                 f"{what}: features is {self.features!r}, not a list with something in it",
                 hint='write features=[card_activity[["count_10m"]], merchant_activity]',
             )
-        for name in ("owner", "description"):
-            if not isinstance(getattr(self, name), str):
-                raise DefinitionError(f"{what}: {name} is {getattr(self, name)!r}", hint=f"give its {name} as text")
-        tags = self.tags if isinstance(self.tags, Mapping | None) else {"": None}
-        if not all(isinstance(text, str) for pair in (tags or {}).items() for text in pair):
-            raise DefinitionError(f"{what}: tags is {self.tags!r}", hint='names and values are text: {"tier": "1"}')
+        tags = check_people(what, self.owner, self.description, self.tags)
         # Frozen from here on, and what the author passed can't change below it.
         object.__setattr__(self, "features", tuple(_selection(what, part) for part in self.features))
-        object.__setattr__(self, "tags", dict(self.tags or {}))
+        object.__setattr__(self, "tags", tags)
         for name, number in Counter(part.view.name for part in self.selections).items():
             if number > 1:
                 raise DefinitionError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, get_args
 
+from featurestore.definitions.metadata import check_people
 from featurestore.definitions.names import check_identifier, duration_us
 from featurestore.errors import DefinitionError
 
@@ -49,14 +51,18 @@ class KafkaSource:
     compatibility: Compatibility = "backward"
     dedupe_by: str | None = None
     dedupe_within: str | timedelta | None = None
+    owner: str = ""
+    # No part of the hash: a dict has none.
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         what = f"source '{self.name}'"
         check_identifier(self.name, "source")
-        for field in ("topic", "schema", "event_time"):
-            value = getattr(self, field)
+        for name in ("topic", "schema", "event_time"):
+            value = getattr(self, name)
             if not value or not isinstance(value, str):
-                raise DefinitionError(f"{what}: {field} is {value!r}", hint=f"give its {field} as text")
+                raise DefinitionError(f"{what}: {name} is {value!r}", hint=f"give its {name} as text")
+        object.__setattr__(self, "tags", check_people(what, self.owner, self.description, self.tags))
         if self.format not in FORMATS:
             raise DefinitionError(f"{what}: unknown format {self.format!r}", hint=f"use {', '.join(FORMATS)}")
         if self.compatibility not in get_args(Compatibility):

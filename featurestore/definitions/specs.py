@@ -12,6 +12,38 @@ import msgspec
 
 WindowKind = Literal["sliding", "tumbling", "hopping", "lifetime"]
 Scalar = Union[int, float, str, bool, None]
+Number = Union[int, float]
+Criticality = Literal["low", "medium", "high", "critical"]
+PIIClass = Literal["none", "indirect", "direct", "sensitive"]
+"""Whether values tell of a person: not; only with other data; by themselves; of a special category such as health."""
+
+
+class DeprecatedSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A feature that should no longer be used. since: ISO 8601 day. replacement: "view:feature" or None."""
+
+    since: str
+    replacement: str | None = None
+
+
+class FeatureMetadataSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said about a feature; no part of what it computes. valid_range: least and largest, None for no bound."""
+
+    description: str = ""
+    unit: str | None = None
+    pii: PIIClass | None = None
+    valid_range: tuple[Number | None, Number | None] | None = None
+    deprecated: DeprecatedSpec | None = None
+
+
+NO_METADATA = FeatureMetadataSpec()
+
+
+class SLOSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a view's readers may rely on; None: nothing. latency_ms: p99 of a read. availability: a share up to 1."""
+
+    freshness_us: int | None = None
+    latency_ms: float | None = None
+    availability: float | None = None
 
 
 class ColumnSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +74,9 @@ class EntitySpec(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     join_keys: tuple[JoinKeySpec, ...]
+    owner: str = ""
     description: str = ""
+    tags: dict[str, str] = {}
 
 
 class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,9 +95,11 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout_us: int
     max_future_us: int
     columns: tuple[ColumnSpec, ...]
+    owner: str = ""
     description: str = ""
     dedupe_by: str | None = None
     dedupe_within_us: int = 0
+    tags: dict[str, str] = {}
 
 
 class WindowSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +127,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     column: str | None = None
     input_dtype: str | None = None
     default: Scalar = None
+    metadata: FeatureMetadataSpec = NO_METADATA
 
 
 class ViewSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +145,8 @@ class ViewSpec(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     description: str = ""
     tags: dict[str, str] = {}
+    criticality: Criticality | None = None
+    slo: SLOSpec | None = None
 
     @property
     def join_keys(self) -> tuple[JoinKeySpec, ...]:
@@ -148,6 +187,7 @@ class FieldSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     output_dtype: str
     default: Scalar = None
+    metadata: FeatureMetadataSpec = NO_METADATA
 
 
 class FileSourceSpec(msgspec.Struct, frozen=True, kw_only=True, tag="file"):
@@ -179,6 +219,8 @@ class BatchViewSpec(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     description: str = ""
     tags: dict[str, str] = {}
+    criticality: Criticality | None = None
+    slo: SLOSpec | None = None
 
     @property
     def join_keys(self) -> tuple[JoinKeySpec, ...]:

@@ -12,6 +12,7 @@ import polars as pl
 from featurestore.definitions.agg import Aggregation
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.expressions import check_elementwise
+from featurestore.definitions.metadata import SLO, check_people, check_view_metadata
 from featurestore.definitions.names import (
     Duration,
     check_identifier,
@@ -20,6 +21,7 @@ from featurestore.definitions.names import (
 )
 from featurestore.definitions.service import FeatureSelection, select
 from featurestore.definitions.source import KafkaSource
+from featurestore.definitions.specs import Criticality
 from featurestore.definitions.windows import check_window
 from featurestore.durations import format_duration
 from featurestore.errors import DefinitionError
@@ -48,6 +50,8 @@ class StreamFeatureView:
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    criticality: Criticality | None = None
+    slo: SLO | None = None
 
     def __post_init__(self) -> None:
         check_identifier(self.name, "view")
@@ -57,7 +61,8 @@ class StreamFeatureView:
         object.__setattr__(self, "entities", tuple(self.entities))
         object.__setattr__(self, "features", tuple(self.features))
         object.__setattr__(self, "derive", dict(self.derive or {}))
-        object.__setattr__(self, "tags", dict(self.tags or {}))
+        object.__setattr__(self, "tags", check_people(what, self.owner, self.description, self.tags))
+        check_view_metadata(what, self.criticality, self.slo)
         if not isinstance(self.source, KafkaSource):
             raise DefinitionError(f"{what}: source is {self.source!r}", hint="give a KafkaSource")
         if not self.entities or not all(isinstance(entity, Entity) for entity in self.entities):
@@ -116,14 +121,6 @@ class StreamFeatureView:
             raise DefinitionError(
                 f"{what}: derive is {self.derive!r}", hint='write derive={"column": pl.col("amount") * 2}'
             )
-        tags = self.tags if isinstance(self.tags, Mapping | None) else {"": None}
-        if not all(isinstance(text, str) for pair in (tags or {}).items() for text in pair):
-            raise DefinitionError(f"{what}: tags is {self.tags!r}", hint='names and values are text: {"tier": "1"}')
-        for field_name in ("owner", "description"):
-            if not isinstance(getattr(self, field_name), str):
-                raise DefinitionError(
-                    f"{what}: {field_name} is {getattr(self, field_name)!r}", hint=f"give its {field_name} as text"
-                )
 
     def _check_expressions(self, what: str) -> None:
         if self.where is not None:

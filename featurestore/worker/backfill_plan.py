@@ -9,6 +9,7 @@ from pathlib import Path
 from featurestore.compile.view import CompiledView
 from featurestore.config import Settings
 from featurestore.definitions.discover import Definitions, load_definitions
+from featurestore.definitions.governance import require_owners
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
 from featurestore.durations import format_instant
 from featurestore.errors import BackfillError
@@ -99,6 +100,8 @@ def choose_views(
             f"view '{unknown[0]}' is not defined in {', '.join(options.modules)}",
             hint=f"it is one of {', '.join(sorted(resolved.views))}",
         )
+    if options.apply and settings.registry.require_owner:
+        require_owners(resolved)
     registry = Registry.open(Path(settings.store.data_dir) / "registry" / "registry.db")
     chosen = []
     begun: list[str] = []

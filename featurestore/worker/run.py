@@ -14,6 +14,7 @@ import structlog
 
 from featurestore.config import Settings
 from featurestore.definitions.discover import load_definitions
+from featurestore.definitions.governance import require_owners
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
 from featurestore.errors import DefinitionError, PlanRequiredError, SourceError
 from featurestore.registry import Registry
@@ -97,6 +98,8 @@ def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: boo
     """What to run, by source: without paused views, and those that a backfill is filling."""
     data_dir = Path(settings.store.data_dir)
     registry = Registry.open(data_dir / "registry" / "registry.db")
+    if apply and settings.registry.require_owner:
+        require_owners(resolved)
     sources = registered_views(registry, resolved, apply=apply)
     left_out: dict[str, str] = {}
     for name, since in sorted(registry.paused().items()):

@@ -126,6 +126,22 @@ def test_watermarks_are_told_with_the_partition_that_holds_them_back(project: Pa
     assert "merchant_activity" not in shown
 
 
+def test_a_views_freshness_is_held_against_its_slo_without_a_new_version(project: Path):
+    module = project / "pipelines" / "transactions.py"
+    text = (
+        module.read_text()
+        .replace("import Entity,", "import SLO, Entity,")
+        .replace('    ttl="7d",\n', '    ttl="7d",\n    slo=SLO(freshness="36500d"),\n', 1)
+    )
+    for freshness, told in (("36500d", "keeps its freshness SLO of 36500.0 d"), ("1us", "misses its freshness SLO")):
+        module.write_text(text.replace("36500d", freshness))
+        done = command(project, "apply", "pipelines/transactions.py")
+        assert "~ view card_activity version 1" in done.stdout, done.stderr
+        assert f"card_activity: {told}" in command(project, "status").stdout
+    slos = {view["name"]: view["freshness_slo_s"] for view in status(project)["views"]}
+    assert slos == {"card_activity": 1e-6, "merchant_activity": None}
+
+
 def test_a_folder_without_data_or_registry_says_what_to_do(tmp_path: Path):
     done = command(tmp_path, "status")
     assert done.returncode == 1

@@ -16,13 +16,20 @@ from hypothesis import strategies as st
 from featurestore.definitions.expressions import canonical, check_elementwise, root_columns
 from featurestore.definitions.resolve import fingerprint
 from featurestore.definitions.specs import (
+    BatchViewSpec,
     ColumnSpec,
+    DeprecatedSpec,
     EntitySpec,
+    FeatureMetadataSpec,
     FeatureServiceSpec,
     FeatureSpec,
+    FieldSpec,
+    FileSourceSpec,
     JoinKeySpec,
     ServiceViewSpec,
+    SLOSpec,
     SourceSpec,
+    SQLSourceSpec,
     ViewSpec,
     WindowSpec,
 )
@@ -172,8 +179,26 @@ windows = st.builds(
     offset_us=spans,
     tile_us=spans,
 )
+tag_sets = st.dictionaries(names, texts, max_size=2)
+numbers = st.integers(-(2**62), 2**62) | st.floats(allow_nan=False, allow_infinity=False)
+metadata = st.builds(
+    FeatureMetadataSpec,
+    description=texts,
+    unit=st.none() | texts,
+    pii=st.sampled_from([None, "none", "indirect", "direct", "sensitive"]),
+    valid_range=st.none() | st.tuples(st.none() | numbers, st.none() | numbers),
+    deprecated=st.none() | st.builds(DeprecatedSpec, since=texts, replacement=st.none() | texts),
+)
+slos = st.builds(
+    SLOSpec,
+    freshness_us=st.none() | spans,
+    latency_ms=st.none() | st.floats(0, 1e6),
+    availability=st.none() | st.floats(0, 1),
+)
 entities = st.builds(
     EntitySpec,
+    owner=texts,
+    tags=tag_sets,
     name=names,
     join_keys=st.lists(
         st.builds(JoinKeySpec, name=names, dtype=st.sampled_from(["String", "Int64", "Boolean"])),
@@ -192,6 +217,7 @@ features = st.builds(
     column=st.none() | names,
     input_dtype=st.none() | st.sampled_from(["Int64", "String"]),
     default=scalars,
+    metadata=metadata,
 )
 views = st.builds(
     ViewSpec,
@@ -206,7 +232,28 @@ views = st.builds(
     start=st.sampled_from(["earliest", "latest"]),
     owner=texts,
     description=texts,
-    tags=st.dictionaries(names, texts, max_size=2),
+    tags=tag_sets,
+    criticality=st.sampled_from([None, "low", "medium", "high", "critical"]),
+    slo=st.none() | slos,
+)
+batch_views = st.builds(
+    BatchViewSpec,
+    name=names,
+    source=st.builds(FileSourceSpec, path=texts, format=texts, event_time=names, created_time=st.none() | names)
+    | st.builds(SQLSourceSpec, url=texts, query=texts, event_time=names, created_time=st.none() | names),
+    entities=st.lists(entities, min_size=1, max_size=2, unique_by=lambda entity: entity.name).map(tuple),
+    features=st.lists(
+        st.builds(FieldSpec, name=names, output_dtype=texts, default=scalars, metadata=metadata),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda field: field.name,
+    ).map(tuple),
+    ttl_us=spans,
+    owner=texts,
+    description=texts,
+    tags=tag_sets,
+    criticality=st.sampled_from([None, "low", "critical"]),
+    slo=st.none() | slos,
 )
 columns = st.builds(
     ColumnSpec,
@@ -229,7 +276,9 @@ sources = st.builds(
     idle_timeout_us=spans,
     max_future_us=spans,
     columns=st.lists(columns, max_size=3, unique_by=lambda column: column.name).map(tuple),
+    owner=texts,
     description=texts,
+    tags=tag_sets,
 )
 
 services = st.builds(
@@ -253,7 +302,7 @@ services = st.builds(
 )
 
 
-@given(views | sources | entities | services)
+@given(views | batch_views | sources | entities | services)
 def test_a_spec_survives_json_with_its_fingerprint(spec: Any) -> None:
     again = msgspec.json.decode(msgspec.json.encode(spec, order="sorted"), type=type(spec))
     assert again == spec
@@ -261,9 +310,30 @@ def test_a_spec_survives_json_with_its_fingerprint(spec: Any) -> None:
     assert field_changes(spec, again) == ()
 
 
-@given(views, texts, st.dictionaries(names, texts, max_size=2))
-def test_owner_description_and_tags_make_no_new_version(view: ViewSpec, text: str, tags: dict[str, str]) -> None:
-    assert not needs_new_version(view, msgspec.structs.replace(view, owner=text, description=text, tags=tags))
+@given(views | batch_views, texts, tag_sets, st.none() | slos, metadata)
+def test_what_is_said_about_a_view_makes_no_new_version(
+    view: Any, text: str, tags: dict[str, str], slo: SLOSpec | None, about: FeatureMetadataSpec
+) -> None:
+    entities = (msgspec.structs.replace(entity, owner=text, description=text, tags=tags) for entity in view.entities)
+    features = (msgspec.structs.replace(feature, metadata=about) for feature in view.features)
+    said = {"owner": text, "description": text, "tags": tags, "criticality": "high", "slo": slo}
+    other = msgspec.structs.replace(view, entities=tuple(entities), features=tuple(features), **said)
+    assert not needs_new_version(view, other)
+    assert bool(field_changes(view, other)) == (view != other)
+
+
+@given(views | batch_views | sources | entities)
+def test_what_a_registry_of_before_holds_is_read_with_its_fingerprint(spec: Any) -> None:
+    def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+        return {name: value for name, value in fields.items() if name not in names}
+
+    old = without(msgspec.to_builtins(spec), "criticality", "slo")
+    if not isinstance(spec, ViewSpec | BatchViewSpec):
+        old = without(old, "owner", "tags")
+    old["features"] = [without(feature, "metadata") for feature in old.get("features", ())]
+    old["entities"] = [without(entity, "owner", "tags") for entity in old.get("entities", ())]
+    again = msgspec.json.decode(msgspec.json.encode(old), type=type(spec))
+    assert fingerprint(again) == fingerprint(spec)
 
 
 @given(st.tuples(views, views) | st.tuples(services, services))

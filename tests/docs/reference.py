@@ -80,6 +80,8 @@ def _settings_table(section: str) -> str:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value) if isinstance(value, int | dict) else f'"{value}"'
 
 
