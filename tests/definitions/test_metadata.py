@@ -97,8 +97,8 @@ def test_fingerprints_of_before_there_was_metadata_stand() -> None:
     assert fingerprint(found.views["merchant_activity"]) == (
         "58675006adf2b71392dfa01be0b8e8ccdf70fae827445ec3a090897805482693"
     )
-    assert fingerprint(found.sources["transactions"]) == (
-        "662466b90744081a540a731fb646fac621f8fc90c5c0f0094992425bc2acfda7"
+    assert fingerprint(found.views["card_activity"]) == (
+        "8cf3ff6e556316a9d090cc6f46b0fcbe4249c74742955f80d9be20488b3cbfdd"
     )
 
 
