@@ -8,6 +8,9 @@ from featurestore.definitions.specs import BatchViewSpec, SourceSpec, ViewSpec
 from featurestore.registry.lineage import Node, build_lineage
 from featurestore.registry.plan import FieldChange, Plan
 
+TOLD_ONLY = {"columns", "description", "owner", "schema", "tags"}
+"""Parts of a source that no feature depends on; of the columns each is looked at by itself."""
+
 
 def reached_features(
     plan: Plan, sources: Iterable[SourceSpec], views: Iterable[ViewSpec], batch_views: Iterable[BatchViewSpec] = ()
@@ -15,7 +18,7 @@ def reached_features(
     """By changed source, the deployed features ("view:feature", sorted) that its change reaches.
 
     sources, views, batch_views: as they are deployed. A changed column reaches what reads it, as value, filter, key or
-    time; any other change but a description (the topic, the format, lateness) reaches every feature of the source.
+    time; a change of the topic, the format, lateness and the like reaches every feature of the source.
     """
     graph = build_lineage({source.name: source for source in sources}, views, batch_views)
     reached: dict[str, tuple[str, ...]] = {}
@@ -37,6 +40,6 @@ def _changed(source: str, fields: Iterable[FieldChange]) -> set[Node]:
         if part == "columns" and rest:
             # "columns.order" tells of an order that no feature depends on.
             nodes.add(Node("column", f"{source}.{rest.partition('.')[0]}"))
-        elif part not in ("description", "schema", "columns"):
+        elif part not in TOLD_ONLY:
             nodes.add(Node("source", source))
     return nodes

@@ -105,7 +105,7 @@ def test_mermaid_has_a_line_for_every_node_and_edge() -> None:
         ({"columns": {"amount": "Float64"}}, ("activity:eur",)),
         ({"columns": {"status": "Int64"}}, ("activity:eur", "activity:n")),
         ({"columns": {"unused": "Int64"}}, ()),
-        ({"description": "other"}, ()),
+        ({"description": "other", "owner": "o@example.com", "tags": {"a": "b"}}, ()),
         ({"allowed_lateness_us": 7}, ("activity:eur", "activity:n")),
         ({"topic": "other"}, ("activity:eur", "activity:n")),
     ],
