@@ -95,10 +95,11 @@ def reset(
     try:
         start = begin.value if begin else before.spec.start
         place = "the present end" if start == "latest" else "the beginning"
-        confirm(f"Compute {view} anew, as version {before.version + 1} from {place} of its topic?", yes)
-        after = registry.begin_anew(view, start)
+        confirm(f"Compute {view} anew, as a new version from {place} of its topic?", yes)
+        registry.versions.begin_anew(view, start)
     finally:
         lock.release()
+    after = registry.view(view)
     if json:
         print_json({"view": view, "version": after.version, "before": before.version, "from": after.start})
     else:

@@ -2,7 +2,8 @@
 
 from featurestore.registry.plan import Change, FieldChange, Plan
 from featurestore.registry.services import RegisteredFeatureService
-from featurestore.registry.store import RegisteredBatchView, RegisteredView, Registry, WatermarkReset
+from featurestore.registry.store import Registry, WatermarkReset
+from featurestore.registry.views import RegisteredBatchView, RegisteredView, Route, ViewVersion
 
 __all__ = [
     "Change",
@@ -12,5 +13,7 @@ __all__ = [
     "RegisteredFeatureService",
     "RegisteredView",
     "Registry",
+    "Route",
+    "ViewVersion",
     "WatermarkReset",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Literal, NamedTuple, Union
 
 import msgspec
 
@@ -21,8 +21,21 @@ READ_KINDS: tuple[Kind, ...] = (*VIEW_KINDS, "feature_service")
 """Kinds that are asked for by name; a plan tells those that its modules lack."""
 Key = tuple[Kind, str]
 """Kind and name of a definition."""
-Stored = Mapping[Key, tuple[int, int, Spec]]
-"""Id, version and definition of what is deployed."""
+
+
+class StoredDefinition(NamedTuple):
+    """A deployed definition. version: the newest of a view, 1 of others. live: of a view, the versions that are
+    computed, by fingerprint. last: the largest version that it ever had."""
+
+    id: int
+    version: int
+    spec: Spec
+    live: Mapping[str, int]
+    last: int
+
+
+Stored = Mapping[Key, StoredDefinition]
+"""What is deployed."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,7 @@ def _parts(value: object) -> list[tuple[str, object]]:
 def still_fits(key: Key, plan: Plan, stored: Stored) -> bool:
     """Whether a definition is deployed as it was when planned; False when it already is as the plan wants it."""
     row, before = stored.get(key), plan.before.get(key)
-    now = None if row is None else (row[1], row[2])
+    now = None if row is None else (row.version, row.spec)
     if now == before:
         return True
     wanted = plan.specs[key] if key in plan.specs else plan.before[key][1]
@@ -186,18 +199,20 @@ def make_plan(stored: Stored, resolved: ResolvedDefinitions) -> Plan:
     changes: list[Change] = []
     specs: dict[Key, Spec] = {}
     unchanged: list[Key] = []
+    live = {name: row.live for (kind, name), row in stored.items() if kind in VIEW_KINDS}
     versions: dict[str, int] = {}  # that views will have; they come before the services that pin them
     for (kind, name), defined in wanted.items():
         row = stored.get((kind, name))
         spec, version = defined, None
         if isinstance(spec, FeatureServiceSpec):
-            spec = pinned(spec, row[2] if row and isinstance(row[2], FeatureServiceSpec) else None, versions)
+            before_spec = row.spec if row and isinstance(row.spec, FeatureServiceSpec) else None
+            spec = pinned(spec, before_spec, versions, live)
         elif kind in VIEW_KINDS:
             version = versions[name] = _version(row, spec)
         if row is None:
             changes.append(Change("add", kind, name, (), version))
-        elif row[2] != spec:
-            changes.append(Change("change", kind, name, field_changes(row[2], spec), version))
+        elif row.spec != spec:
+            changes.append(Change("change", kind, name, field_changes(row.spec, spec), version))
         else:
             unchanged.append((kind, name))
             continue
@@ -207,14 +222,17 @@ def make_plan(stored: Stored, resolved: ResolvedDefinitions) -> Plan:
         for kind, name in sorted(stored)
         if kind in READ_KINDS and (kind, name) not in wanted
     )
-    before = {key: stored[key][1:] for key in wanted if key in stored}
+    before = {key: (stored[key].version, stored[key].spec) for key in wanted if key in stored}
     return Plan(tuple(changes), specs, tuple(unchanged), before)
 
 
-def _version(row: tuple[int, int, Spec] | None, spec: Spec) -> int:
+def _version(row: StoredDefinition | None, spec: Spec) -> int:
+    """The version that a view will have: the present one, another that is computed and is the same, or a new one."""
     if row is None:
         return 1
-    return row[1] + 1 if needs_new_version(row[2], spec) else row[1]
+    if not needs_new_version(row.spec, spec):
+        return row.version
+    return row.live.get(fingerprint(spec), row.last + 1)
 
 
 def _refuse_other_kind(stored: Stored, resolved: ResolvedDefinitions) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from featurestore.definitions.names import nearest
-from featurestore.definitions.specs import FeatureServiceSpec, ServiceViewSpec
-from featurestore.errors import PinnedVersionError, UnknownFeatureServiceError
+from featurestore.definitions.resolve import fingerprint
+from featurestore.definitions.specs import BatchViewSpec, FeatureServiceSpec, ServiceViewSpec, ViewSpec
+from featurestore.errors import PinnedVersionError, RegistryError, UnknownFeatureServiceError
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,57 @@ class RegisteredFeatureService:
     @classmethod
     def of(cls, row: Any, spec: FeatureServiceSpec) -> RegisteredFeatureService:
         """Of a row of the registry's definitions, whose JSON has been read."""
-        return cls(spec, row.applied_at.replace(tzinfo=timezone.utc), row.applied_by)
+        return cls(spec, row.applied_at, row.applied_by)
 
 
 def pinned(
-    service: FeatureServiceSpec, before: FeatureServiceSpec | None, versions: Mapping[str, int]
+    service: FeatureServiceSpec,
+    before: FeatureServiceSpec | None,
+    versions: Mapping[str, int],
+    live: Mapping[str, Mapping[str, int]],
 ) -> FeatureServiceSpec:
-    """The service with the version of each view. before: as it was applied; versions: by view, those to be deployed.
+    """The service with the version of each view. before: as it was applied. versions: by view, those to be deployed;
+    live: those that are computed, by fingerprint.
 
-    A view that computes what it did keeps its pin: a version that an operator began anew changes no service.
+    What the service reads of a view stays as it was applied, whatever becomes of the view: a model goes on getting what
+    it was trained with. It is pinned anew when it asks for other features, or when its version is no longer computed.
     """
     old = {view.name: view for view in before.views} if before is not None else {}
 
     def pin(view: ServiceViewSpec) -> ServiceViewSpec:
         kept = old.get(view.name)
-        same = kept is not None and kept.fingerprint == view.fingerprint
-        return msgspec.structs.replace(view, version=kept.version if kept and same else versions[view.name])
+        computed = live.get(view.name, {})
+        if kept is None:
+            return msgspec.structs.replace(view, version=versions[view.name])
+        lives = kept.version in computed.values() or kept.fingerprint in computed
+        if kept.features == view.features and lives:
+            return kept
+        if kept.fingerprint == view.fingerprint:
+            return msgspec.structs.replace(view, version=kept.version)
+        return msgspec.structs.replace(view, version=versions[view.name])
 
     return msgspec.structs.replace(service, views=tuple(pin(view) for view in service.views))
+
+
+def repinned(service: FeatureServiceSpec, view: ViewSpec | BatchViewSpec, version: int) -> FeatureServiceSpec:
+    """The service with another version of a view. Raises RegistryError when that lacks what the service reads."""
+    lacking = [
+        name
+        for pin in service.views
+        if pin.name == view.name
+        for name in pin.features
+        if name not in {feature.name for feature in view.features}
+    ]
+    if lacking:
+        raise RegistryError(
+            f"feature service '{service.name}' reads {view.name}:{lacking[0]}, which version {version} has not",
+            hint="let its model read a service of another name",
+        )
+    if view.name not in {pin.name for pin in service.views}:
+        raise RegistryError(f"feature service '{service.name}' reads nothing of view '{view.name}'")
+    moved = {"version": version, "fingerprint": fingerprint(view)}
+    pins = (msgspec.structs.replace(pin, **moved) if pin.name == view.name else pin for pin in service.views)
+    return msgspec.structs.replace(service, views=tuple(pins))
 
 
 def find_service(services: Mapping[str, FeatureServiceSpec], name: str) -> FeatureServiceSpec:

@@ -90,24 +90,26 @@ def test_what_changes_is_told_field_by_field(registry: Registry) -> None:
     )
 
 
-def test_a_view_that_computes_something_else_moves_the_pin_when_the_service_is_applied(registry: Registry) -> None:
+def test_a_service_keeps_what_its_model_was_trained_with_when_a_view_changes(registry: Registry) -> None:
     apply(registry, CARD, services=(service(CARD),))
-    apply(registry, changed(CARD))
-    assert versions(registry) == {"card_activity": 1}
     plan = apply(registry, changed(CARD), services=(service(changed(CARD)),))
-    assert FieldChange("views.card_activity.version", 1, 2) in plan.changed[0].fields
-    assert versions(registry) == {"card_activity": 2}
+    assert [(change.kind, change.name) for change in plan.changed] == [("view", "card_activity")]
+    assert versions(registry) == {"card_activity": 1}
 
 
-def test_view_and_service_in_one_plan_pin_the_version_to_come(registry: Registry) -> None:
+def test_a_service_that_asks_for_other_features_pins_the_version_to_come(registry: Registry) -> None:
     apply(registry, CARD, services=(service(CARD),))
-    apply(registry, changed(CARD), services=(service(changed(CARD)),))
+    wider = service(changed(CARD), features=2)
+    plan = apply(registry, changed(CARD), services=(wider,))
+    (change,) = (change for change in plan.changed if change.kind == "feature_service")
+    assert FieldChange("views.card_activity.version", 1, 2) in change.fields
     assert versions(registry) == {"card_activity": 2}
 
 
 def test_a_version_that_was_begun_anew_changes_no_service(registry: Registry) -> None:
     apply(registry, CARD, services=(service(CARD),))
-    view = registry.begin_anew(CARD.name)
+    registry.versions.begin_anew(CARD.name)
+    view = registry.view(CARD.name)
     assert not apply(registry, CARD, services=(service(CARD),)).has_changes
     pin = registry.feature_services()["fraud"].spec.views[0]
     assert (pin.version, view.version) == (1, 2)

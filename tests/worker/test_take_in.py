@@ -85,6 +85,6 @@ def test_what_a_worker_has_begun_meanwhile_stands(tmp_path: Path):
 
 def test_a_backfill_of_an_old_version_is_dropped(tmp_path: Path):
     registry, view = project(tmp_path)
-    registry.begin_anew(view.name)
+    registry.versions.begin_anew(view.name)
     assert take_in_backfill(tmp_path, SOURCE, registry) == {}
     assert offsets(tmp_path, view) == [None, None]
