@@ -162,7 +162,17 @@ class SchemaRegistrySettings(_Section):
 
 
 class RegistrySettings(_Section):
-    """[registry]: what may be applied."""
+    """[registry]: where it is, and what may be applied."""
+
+    # A password may be in it: not shown when a Settings object is printed.
+    url: Annotated[
+        str | None,
+        Field(
+            repr=False,
+            description="`postgresql://user:password@host:5432/database`, for several machines or workers in "
+            "production; needs `featurestore[postgres]`. Without it the registry is a SQLite file under the data_dir",
+        ),
+    ] = None
 
     require_owner: Annotated[
         bool, Field(description="refuse to apply views and feature services that name no `owner`")
@@ -261,6 +271,11 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     worker: WorkerSettings = WorkerSettings()
     serving: ServingSettings = ServingSettings()
+
+    @property
+    def registry_place(self) -> Path | str:
+        """The registry's URL, or its file under the data_dir."""
+        return self.registry.url or self.store.data_dir / "registry" / "registry.db"
 
     @classmethod
     def settings_customise_sources(

@@ -32,10 +32,11 @@ class FeatureStore:
     """
 
     def __init__(self, directory: str | Path = ".") -> None:
-        self._data_dir = data_dir = Settings.load(Path(directory)).store.data_dir
+        settings = Settings.load(Path(directory))
+        self._data_dir = data_dir = settings.store.data_dir
         self._root = data_dir / "offline"
-        self._registry_path = data_dir / "registry" / "registry.db"
-        Registry.open(self._registry_path, create=False).close()
+        self._registry_place = settings.registry_place
+        Registry.open(self._registry_place, create=False).close()
 
     @property
     def data_dir(self) -> Path:
@@ -72,7 +73,7 @@ class FeatureStore:
         request = TrainingSetRequest(
             spine, names, knowledge, knowledge_time, event_timestamp, full_feature_names, service
         )
-        return make_training_set(self._data_dir, request).frame
+        return make_training_set(self._data_dir, request, registry_place=self._registry_place).frame
 
     def scan_snapshots(self, view: str, *, window: str | None = None) -> pl.LazyFrame:
         """The valid snapshots of a view's applied version: of each key and window the row of the highest revision.
@@ -110,7 +111,7 @@ class FeatureStore:
             return (), features
         if not isinstance(features, FeatureService):
             return tuple(features), None
-        registry = Registry.open(self._registry_path, create=False)
+        registry = Registry.open(self._registry_place, create=False)
         try:
             applied = registry.feature_services().get(features.name)
         finally:
@@ -123,7 +124,7 @@ class FeatureStore:
         return (), features.name
 
     def _view(self, name: str) -> CompiledView:
-        registry = Registry.open(self._registry_path, create=False)
+        registry = Registry.open(self._registry_place, create=False)
         try:
             view = registry.view(name)
             source = registry.source(view.spec.source)

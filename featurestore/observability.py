@@ -75,20 +75,20 @@ TABLE: dict[str, Declared] = {
     "watermark_seconds": Declared(
         Gauge, "Watermark of a partition, seconds since the epoch of event time.", ("source", "partition")
     ),
-    "watermark_delay_seconds": Declared(Gauge, "Wall clock minus the view's watermark.", ("view",)),
+    "watermark_delay_seconds": Declared(Gauge, "Wall clock minus the view's watermark.", ("view", "version")),
     "consumer_lag": Declared(Gauge, "Messages between what was read and the partition's end.", ("source", "partition")),
     "commit_duration_seconds": Declared(
         Histogram, "Time of one shard's commit: merge, write, emission.", ("source",), COMMIT_BUCKETS
     ),
-    "rows_written_total": Declared(Counter, "Entity rows written to the online store.", ("view",)),
-    "snapshot_rows_total": Declared(Counter, "Rows emitted to the offline store.", ("view",)),
-    "applied_total": Declared(Counter, "Events that entered the view's features.", ("view",)),
-    "filtered_total": Declared(Counter, "Events that the view's `where` dropped.", ("view",)),
-    "null_key_total": Declared(Counter, "Events without a join key.", ("view",)),
+    "rows_written_total": Declared(Counter, "Entity rows written to the online store.", ("view", "version")),
+    "snapshot_rows_total": Declared(Counter, "Rows emitted to the offline store.", ("view", "version")),
+    "applied_total": Declared(Counter, "Events that entered the view's features.", ("view", "version")),
+    "filtered_total": Declared(Counter, "Events that the view's `where` dropped.", ("view", "version")),
+    "null_key_total": Declared(Counter, "Events without a join key.", ("view", "version")),
     "beyond_retention_total": Declared(
         Counter,
         "Applied events older than the tiles kept: closed windows stay uncorrected.",
-        ("view",),
+        ("view", "version"),
     ),
     "request_duration_seconds": Declared(Histogram, "Time of one HTTP read request.", (), READ_BUCKETS),
     "read_duration_seconds": Declared(Histogram, "Time in the online store of one request.", (), READ_BUCKETS),
@@ -98,7 +98,7 @@ TABLE: dict[str, Declared] = {
 
 
 class CommitReport(Protocol):
-    """What `Metrics.observe_commit` needs to know of a shard's commit; dicts by view name."""
+    """What `Metrics.observe_commit` needs to know of a shard's commit; dicts by "view@version"."""
 
     @property
     def rows_written(self) -> Mapping[str, int]:
@@ -169,21 +169,28 @@ class Metrics:
         """Count what one shard's commit did. The counts of a report are those of that commit alone."""
         self.commit_duration_seconds.labels(source).observe(seconds)
         for view, rows in report.rows_written.items():
-            self.rows_written_total.labels(view).inc(rows)
+            self.rows_written_total.labels(*_split(view)).inc(rows)
         for view, rows in report.snapshot_rows.items():
-            self.snapshot_rows_total.labels(view).inc(rows)
+            self.snapshot_rows_total.labels(*_split(view)).inc(rows)
         for view, counts in report.counts.items():
-            self.applied_total.labels(view).inc(counts.applied)
-            self.filtered_total.labels(view).inc(counts.filtered)
-            self.null_key_total.labels(view).inc(counts.null_key)
-            self.beyond_retention_total.labels(view).inc(counts.beyond_retention)
+            labels = _split(view)
+            self.applied_total.labels(*labels).inc(counts.applied)
+            self.filtered_total.labels(*labels).inc(counts.filtered)
+            self.null_key_total.labels(*labels).inc(counts.null_key)
+            self.beyond_retention_total.labels(*labels).inc(counts.beyond_retention)
         for view, watermark_us in report.watermark_us.items():
             if watermark_us > 0:
-                _set_age(self.watermark_delay_seconds.labels(view), watermark_us)
+                _set_age(self.watermark_delay_seconds.labels(*_split(view)), watermark_us)
 
     def observe_newest_event(self, view: str, event_time_us: int) -> None:
         """Note the newest event time of a view, for `freshness_seconds`."""
         _set_age(self.freshness_seconds.labels(view), event_time_us)
+
+
+def _split(reference: str) -> tuple[str, str]:
+    """Labels of "view@version"."""
+    view, _, version = reference.partition("@")
+    return view, version
 
 
 def _set_age(gauge: Gauge, since_us: int) -> None:

@@ -95,7 +95,7 @@ class Report:
 
 
 def test_a_commit_is_counted_by_view(metrics: Metrics, registry: CollectorRegistry) -> None:
-    metrics.observe_commit("payments", Report({"v": round((time.time() - 30) * SECOND)}), 0.007)
+    metrics.observe_commit("payments", Report({"v@2": round((time.time() - 30) * SECOND)}), 0.007)
     for name, expected in [
         ("rows_written_total", 4),
         ("snapshot_rows_total", 7),
@@ -104,10 +104,10 @@ def test_a_commit_is_counted_by_view(metrics: Metrics, registry: CollectorRegist
         ("null_key_total", 1),
         ("beyond_retention_total", 0),
     ]:
-        assert registry.get_sample_value(f"featurestore_{name}", {"view": "v"}) == expected
+        assert registry.get_sample_value(f"featurestore_{name}", {"view": "v", "version": "2"}) == expected
     count = registry.get_sample_value("featurestore_commit_duration_seconds_count", {"source": "payments"})
     assert count == 1
-    delay = registry.get_sample_value("featurestore_watermark_delay_seconds", {"view": "v"})
+    delay = registry.get_sample_value("featurestore_watermark_delay_seconds", {"view": "v", "version": "2"})
     assert delay == pytest.approx(30, abs=5)
 
 

@@ -27,6 +27,7 @@ from featurestore.cli import (
     status,
     training_check,
     training_set,
+    versions,
     view,
     watermark,
 )
@@ -65,6 +66,11 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
+app.command("versions", epilog=versions.VERSIONS_EXAMPLES)(versions.versions)
+app.command("promote", epilog=versions.PROMOTE_EXAMPLES)(versions.promote)
+app.command("rollback", epilog=versions.ROLLBACK_EXAMPLES)(versions.rollback)
+app.command("canary", epilog=versions.CANARY_EXAMPLES)(versions.canary)
+app.command("retire", epilog=versions.RETIRE_EXAMPLES)(versions.retire)
 app.command("lineage", epilog=lineage.EXAMPLES)(lineage.lineage)
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("run", epilog=run.EXAMPLES)(run.run)

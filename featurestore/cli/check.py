@@ -69,6 +69,7 @@ def check(
             tuple(modules or ()),
             Path.cwd(),
             settings.store.data_dir,
+            settings.registry_place,
             against,
             tuple(sample or ()),
             tuple(contract or ()),

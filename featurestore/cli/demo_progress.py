@@ -100,10 +100,11 @@ def choose_span(newest_us: int | None, now_us: int) -> tuple[int, int]:
 def newest_event_us(data_dir: Path, source: str) -> int | None:
     """The newest event time that an earlier run left in the online store, None without one."""
     from featurestore.online.reader import OnlineReader
+    from featurestore.registry import registry_file
     from featurestore.serving.catalog import load_catalog
 
     try:
-        catalog = load_catalog(data_dir / "registry" / "registry.db")
+        catalog = load_catalog(registry_file(data_dir))
         reader = OnlineReader(data_dir, source)
     except (RegistryError, StoreError):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,14 +11,16 @@ from featurestore.offline import layout as offline_layout
 from featurestore.online import layout as online_layout
 from featurestore.online.usage import StoredBytes, Versions, folder_bytes, measure_versions
 from featurestore.registry import RegisteredView
+from featurestore.worker.purge import stored_versions
 from featurestore.worker.staging import staging_dir
 
 
 class VersionDisk(msgspec.Struct, frozen=True):
-    """A version of a view. The online bytes are uncompressed keys and values; offline_bytes: its snapshot files."""
+    """A version of a view. live: whether it is computed. The online bytes are uncompressed keys and values;
+    offline_bytes: its snapshot files."""
 
     version: int
-    current: bool
+    live: bool
     entities: int
     rows_bytes: int
     pending_bytes: int
@@ -58,7 +60,10 @@ class DiskReport(msgspec.Struct, frozen=True):
 def collect_disk(
     data_dir: Path, views: Sequence[RegisteredView], on_shard: Callable[[str, int, int], None] | None = None
 ) -> DiskReport:
-    """Scan the stores of these views. on_shard: called with source, shards done, shards. Raises StoreError."""
+    """Scan the stores of these views, of each all versions that are computed.
+
+    on_shard: called with source, shards done, shards. Raises StoreError.
+    """
     sources, found = [], []
     for source in sorted({view.spec.source for view in views}):
 
@@ -68,7 +73,13 @@ def collect_disk(
 
         measured = measure_versions(data_dir, source, tell)
         sources.append(_source_disk(data_dir, source))
-        found += [_view_disk(data_dir, view, measured) for view in views if view.spec.source == source]
+        mine: dict[str, list[RegisteredView]] = {}
+        for view in views:
+            if view.spec.source == source:
+                mine.setdefault(view.name, []).append(view)
+        found += [
+            _view_disk(data_dir, live[-1], [version.version for version in live], measured) for live in mine.values()
+        ]
     return DiskReport(sources, found)
 
 
@@ -84,26 +95,30 @@ def _source_disk(data_dir: Path, source: str) -> SourceDisk:
     )
 
 
-def _view_disk(data_dir: Path, view: RegisteredView, measured: Versions) -> ViewDisk:
+def _view_disk(data_dir: Path, view: RegisteredView, live: Collection[int], measured: Versions) -> ViewDisk:
     versions = [
-        _version_disk(data_dir, view, version, measured.get((view.view_id, version), StoredBytes()))
-        for version in range(1, view.version + 1)
+        _version_disk(
+            data_dir, view, version, measured.get((view.view_id, version), StoredBytes()), live=version in live
+        )
+        for version in sorted({*stored_versions(data_dir, view, measured), *live})
     ]
     return ViewDisk(
         view.spec.name,
         view.spec.source,
         sum(version.online_bytes for version in versions),
         sum(version.offline_bytes for version in versions),
-        # A version of which nothing is left is no news; the current one is named even when it is empty.
-        [version for version in versions if version.current or version.online_bytes or version.offline_bytes],
+        # A version of which nothing is left is no news; one that is computed is named even when it is empty.
+        [version for version in versions if version.live or version.online_bytes or version.offline_bytes],
     )
 
 
-def _version_disk(data_dir: Path, view: RegisteredView, version: int, stored: StoredBytes) -> VersionDisk:
+def _version_disk(
+    data_dir: Path, view: RegisteredView, version: int, stored: StoredBytes, *, live: bool
+) -> VersionDisk:
     folder = offline_layout.version_dir(data_dir / "offline", view.spec.name, version)
     return VersionDisk(
         version=version,
-        current=version == view.version,
+        live=live,
         entities=stored.entities,
         rows_bytes=stored.rows_bytes,
         pending_bytes=stored.pending_bytes,

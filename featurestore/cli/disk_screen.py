@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from featurestore.cli.disk_report import DiskReport, collect_disk
+from featurestore.config import Settings
 from featurestore.registry import Registry
 
 OnShard = Callable[[str, int, int], None]
@@ -38,12 +38,12 @@ def shard_progress(verb: str) -> Iterator[OnShard]:
         yield tell
 
 
-def scan_disk(data_dir: Path) -> DiskReport:
+def scan_disk(settings: Settings) -> DiskReport:
     """What the applied views and their sources take. Raises StoreError, RegistryError."""
-    registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
+    registry = Registry.open(settings.registry_place, create=False)
     try:
-        views = registry.views()
+        views = registry.live_views()
     finally:
         registry.close()
     with shard_progress("scanning") as tell:
-        return collect_disk(data_dir, views, tell)
+        return collect_disk(settings.store.data_dir, views, tell)

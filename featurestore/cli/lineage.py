@@ -31,7 +31,6 @@ def lineage(
     json: Json = False,
 ) -> None:
     """Show what an applied view or feature is computed from, and what a topic or column reaches."""
-    from featurestore.cli.plan import registry_path
     from featurestore.registry import Registry
     from featurestore.registry import lineage as graphs
 
@@ -39,7 +38,7 @@ def lineage(
         raise typer.BadParameter("it is --json or --mermaid", param_hint="--mermaid")
     settings = load_settings(data_dir)
     require_data_dir(settings)
-    registry = Registry.open(registry_path(settings), create=False)
+    registry = Registry.open(settings.registry_place, create=False)
     try:
         views = [view.spec for view in registry.views()]
         sources = {name: registry.source(name) for name in {view.source for view in views}}

@@ -119,14 +119,22 @@ def _run(
 
 def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "list[CompiledBatchView]":
     """The views that are meant. Raises PlanRequiredError for modules that differ from what is applied."""
-    from featurestore.cli.plan import check_owners, registry_path, resolve_modules
+    from featurestore.cli.plan import check_owners, resolve_modules
     from featurestore.compile.batch import CompiledBatchView
     from featurestore.definitions.names import nearest
-    from featurestore.errors import ConfigError, DefinitionError, PlanRequiredError, UnknownViewError
+    from featurestore.errors import (
+        ConfigError,
+        DefinitionError,
+        NoRegistryError,
+        PlanRequiredError,
+        UnknownViewError,
+    )
     from featurestore.registry import Registry
 
-    path = registry_path(settings)
-    registered = {view.spec.name for view in Registry.open(path).batch_views()} if path.exists() else set()
+    try:
+        registered = {view.spec.name for view in Registry.open(settings.registry_place, create=False).batch_views()}
+    except NoRegistryError:
+        registered = set()
     names = [target for target in targets if target in registered or not _is_module(target)]
     modules = [target for target in targets if target not in names]
     if apply and not modules:
@@ -140,7 +148,7 @@ def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "li
             )
         if apply:
             check_owners(settings, resolved)
-        registry = Registry.open(path, create=apply)
+        registry = Registry.open(settings.registry_place, create=apply)
         plan = registry.plan(resolved)
         if plan.has_changes and not apply:
             raise PlanRequiredError(
@@ -149,7 +157,7 @@ def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "li
             )
         registry.apply(plan)
         wanted = wanted or set(resolved.batch_views)
-    registry = Registry.open(path, create=False)
+    registry = Registry.open(settings.registry_place, create=False)
     views = {view.spec.name: view for view in registry.batch_views()}
     for name in sorted(wanted):
         if name not in views:

@@ -103,7 +103,8 @@ class Chosen:
 
     def _view(self, folder: Path) -> RegisteredView | None:
         every = (view for views in self.deployed.views.values() for view in views)
-        return next((view for view in every if view.spec.name == folder.parent.parent.name), None)
+        mine = [view for view in every if view.name == folder.parent.parent.name]
+        return next((view for view in mine if f"v{view.version}" == folder.parent.name), mine[-1] if mine else None)
 
     def _archive_limit(self, source: str, cutoff: datetime) -> tuple[datetime, str | None]:
         """A view's open windows and their corrections reach back from its correction line by its retention."""
@@ -113,7 +114,7 @@ class Chosen:
             spec = self.deployed.sources[source]
             states = read_states(self.data_dir, spec, views)
             for view in views:
-                line_us = min((state.line_us for state in states[view.spec.name]), default=NO_TIME)
+                line_us = min((state.line_us for state in states[view.reference]), default=NO_TIME)
                 reach_us = compile_registered(view, spec).retention_us
                 limits.append((_EPOCH if line_us == NO_TIME else _instant(line_us - reach_us), view.spec.name))
         return min(limits, key=lambda limit: limit[0])

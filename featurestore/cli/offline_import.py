@@ -56,7 +56,7 @@ def import_history(
 
     settings = load_settings(data_dir)
     folder = require_data_dir(settings)
-    registry = Registry.open(folder / "registry" / "registry.db", create=False)
+    registry = Registry.open(settings.registry_place, create=False)
     try:
         spec = registry.source(source)
     finally:

@@ -9,6 +9,7 @@ from featurestore.examples import BY_NAME
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
+    from featurestore.registry import Registry
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
 Modules = Annotated[
@@ -68,6 +69,13 @@ def load_settings(data_dir: Path | None = None, **overrides: object) -> "Setting
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
     return Settings.load(Path.cwd(), options)
+
+
+def open_registry(data_dir: Path | None) -> "Registry":
+    """The registry of the working directory's settings. Raises RegistryError when nothing was applied yet."""
+    from featurestore.registry import Registry
+
+    return Registry.open(load_settings(data_dir).registry_place, create=False)
 
 
 def require_data_dir(settings: "Settings") -> Path:

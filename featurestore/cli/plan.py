@@ -18,6 +18,7 @@ EXAMPLES = "Example: [bold]featurestore plan pipelines.transactions[/bold]"
 
 def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None:
     """Check definitions and show what apply would change in the registry. Writes nothing."""
+    from featurestore.errors import NoRegistryError
     from featurestore.registry import Registry
 
     settings = load_settings(data_dir)
@@ -25,10 +26,12 @@ def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None
     check_owners(settings, resolved)
     tell_deprecated(resolved)
     check_batch_sources(resolved)
-    path = registry_path(settings)
     with tempfile.TemporaryDirectory(prefix="featurestore-plan-") as empty:
-        # Where there is no registry yet, an empty one elsewhere stands for it: a plan writes nothing.
-        registry = Registry.open(path if path.exists() else Path(empty) / path.name)
+        try:
+            registry = Registry.open(settings.registry_place, create=False)
+        except NoRegistryError:
+            # An empty one elsewhere stands for it: a plan writes nothing.
+            registry = Registry.open(Path(empty) / "registry.db")
         try:
             planned = registry.plan(resolved)
             reached = plan_reach(registry, planned)
@@ -102,8 +105,3 @@ def check_batch_sources(resolved: "ResolvedDefinitions") -> None:
             check_source(CompiledBatchView(0, 0, spec), Path.cwd())
         except SourceUnavailableError as error:
             typer.echo(f"view '{spec.name}' is not checked against its source: {error.message}", err=True)
-
-
-def registry_path(settings: "Settings") -> Path:
-    """The registry's database."""
-    return settings.store.data_dir / "registry" / "registry.db"

@@ -53,6 +53,7 @@ def serve(
     serving = settings.serving
     options = ServerOptions(
         data_dir=settings.store.data_dir,
+        registry_place=settings.registry_place,
         host=serving.host,
         port=serving.port,
         processes=serving.processes,

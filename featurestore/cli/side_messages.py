@@ -58,10 +58,11 @@ class Deployed:
 
 def load_deployed(settings: Settings) -> Deployed:
     """Read the registry. Raises StoreError without a data_dir, RegistryError without a registry."""
-    registry = Registry.open(require_data_dir(settings) / "registry" / "registry.db", create=False)
+    require_data_dir(settings)
+    registry = Registry.open(settings.registry_place, create=False)
     try:
         views: dict[str, list[RegisteredView]] = {}
-        for view in registry.views():
+        for view in registry.live_views():
             views.setdefault(view.spec.source, []).append(view)
         batch_views = {view.spec.name: view for view in registry.batch_views()}
         return Deployed({name: registry.source(name) for name in sorted(views)}, views, batch_views)

@@ -43,7 +43,7 @@ def status(
     if disk:
         from featurestore.cli.disk_screen import scan_disk
 
-        report = msgspec.structs.replace(report, disk=scan_disk(settings.store.data_dir))
+        report = msgspec.structs.replace(report, disk=scan_disk(settings))
     if json:
         print_json(report)
         return
@@ -75,12 +75,15 @@ def _show_streams(report: "StatusReport") -> None:
     print_line("")
     print_table(
         ["view", "version", "entities", "applied", "filtered", "null key", "beyond retention"],
-        [[v.name, v.version, v.entities, v.applied, v.filtered, v.null_key, v.beyond_retention] for v in report.views],
+        [
+            [v.name, _version(v), v.entities, v.applied, v.filtered, v.null_key, v.beyond_retention]
+            for v in report.views
+        ],
     )
     print_line("")
     print_table(
         ["view", "watermark", "newest event", "freshness", "complete since"],
-        [[v.name, v.watermark, v.newest_event, _age(v.freshness_s), _since(v)] for v in report.views],
+        [[_name(v, report.views), v.watermark, v.newest_event, _age(v.freshness_s), _since(v)] for v in report.views],
     )
     _show_slos(report.views)
     for view in report.views:
@@ -88,6 +91,16 @@ def _show_streams(report: "StatusReport") -> None:
             print_line(f"  {view.name}: paused since {view.paused_since}: featurestore view resume {view.name}")
     if report.disk is not msgspec.UNSET:
         _print_disk(report.disk)
+
+
+def _version(view: "ViewStatus") -> str:
+    return f"{view.version}" if view.role == "served" else f"{view.version}, {view.role}"
+
+
+def _name(view: "ViewStatus", views: list["ViewStatus"]) -> str:
+    """With its version where several of it are computed."""
+    several = sum(other.name == view.name for other in views) > 1
+    return f"{view.name}@{view.version}" if several else view.name
 
 
 def _print_disk(disk: "DiskReport") -> None:
@@ -107,7 +120,7 @@ def _print_disk(disk: "DiskReport") -> None:
     print_table(
         ["view", "version", "entities", "rows", "waiting", "revisions", "online", "snapshots"],
         [
-            [view.name, f"{v.version}" if v.current else f"{v.version}, old", v.entities]
+            [view.name, f"{v.version}" if v.live else f"{v.version}, retired", v.entities]
             + [format_bytes(size) for size in (v.rows_bytes, v.pending_bytes, v.revisions_bytes)]
             + [format_bytes(v.online_bytes), format_bytes(v.offline_bytes)]
             for view in disk.views
@@ -116,8 +129,8 @@ def _print_disk(disk: "DiskReport") -> None:
         key_columns=2,
     )
     for view in disk.views:
-        if any(not version.current for version in view.versions):
-            print_line(f"  {view.name}: old versions can be removed: featurestore view purge {view.name}")
+        if any(not version.live for version in view.versions):
+            print_line(f"  {view.name}: retired versions can be removed: featurestore view purge {view.name}")
 
 
 def _show_batch_views(report: "StatusReport") -> None:

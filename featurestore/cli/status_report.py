@@ -28,7 +28,7 @@ from featurestore.offline.retention import archive_begin
 from featurestore.online import layout as online_layout
 from featurestore.online.reader import OnlineReader
 from featurestore.online.source_store import read_store_info
-from featurestore.registry import RegisteredView, Registry
+from featurestore.registry import RegisteredView, Registry, Role, Route, split_reference
 from featurestore.shard.protocol import Fence, ViewCounts, ViewState
 from featurestore.sources.topics import TopicInfo, look_at_topic
 
@@ -70,7 +70,7 @@ class SourceStatus(msgspec.Struct, frozen=True):
 
 
 class ViewStatus(msgspec.Struct, frozen=True):
-    """A view, over all shards. Times are ISO 8601, UTC; None before any event.
+    """A version of a view, over all shards. role: what it is to readers. Times are ISO 8601, UTC; None before any.
 
     freshness_s: wall clock minus newest event time; freshness_slo_s: how much of it the view's SLO allows, None without
     one. complete_since: every event that arrived from then on is in it;
@@ -79,6 +79,7 @@ class ViewStatus(msgspec.Struct, frozen=True):
 
     name: str
     version: int
+    role: Role
     source: str
     entities: int
     applied: int
@@ -107,9 +108,9 @@ class StatusReport(msgspec.Struct, frozen=True):
 def collect_status(settings: Settings) -> StatusReport:
     """Gather everything. Raises StoreError without a data_dir, RegistryError without a registry."""
     data_dir = require_data_dir(settings)
-    registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
+    registry = Registry.open(settings.registry_place, create=False)
     try:
-        views, paused = registry.views(), registry.paused()
+        views, paused, routes = registry.live_views(), registry.paused(), registry.routes()
         batch_views = registry.batch_views()
         sources = {name: registry.source(name) for name in sorted({view.spec.source for view in views})}
     finally:
@@ -121,22 +122,24 @@ def collect_status(settings: Settings) -> StatusReport:
         mine = [view for view in views if view.spec.source == name]
         states = read_states(data_dir, source, mine)
         # A paused view falls behind on purpose.
-        running = {view: state for view, state in states.items() if view not in paused}
+        running = {view: state for view, state in states.items() if split_reference(view)[0] not in paused}
         status = _source_status(data_dir, source, topics[name], running or states)
         source_statuses.append(status)
-        view_statuses += [_view_status(data_dir, view, states[view.spec.name], status, paused) for view in mine]
+        view_statuses += [
+            _view_status(data_dir, view, states[view.reference], status, paused, routes[view.name]) for view in mine
+        ]
     batch = [batch_status(data_dir, view) for view in batch_views]
     return StatusReport(str(data_dir), source_statuses, view_statuses, batch)
 
 
 def read_states(data_dir: Path, source: SourceSpec, views: Sequence[RegisteredView]) -> dict[str, list[ViewState]]:
-    """Every shard's state of each view, by its name; empty lists before the first run."""
+    """Every shard's state of each view, by "view@version"; empty lists before the first run."""
     if read_store_info(data_dir, source.name) is None:
-        return {view.spec.name: [] for view in views}
+        return {view.reference: [] for view in views}
     reader = OnlineReader(data_dir, source.name)
     try:
         reader.refresh()
-        return {view.spec.name: reader.states(compile_registered(view, source)) for view in views}
+        return {view.reference: reader.states(compile_registered(view, source)) for view in views}
     finally:
         reader.close()
 
@@ -219,6 +222,7 @@ def _view_status(
     states: Sequence[ViewState],
     source: SourceStatus,
     paused: Mapping[str, datetime],
+    route: Route,
 ) -> ViewStatus:
     total = ViewCounts()
     for state in states:
@@ -238,6 +242,7 @@ def _view_status(
     return ViewStatus(
         name=view.spec.name,
         version=view.version,
+        role=route.role(view.version),
         source=view.spec.source,
         entities=total.entities,
         applied=total.applied,

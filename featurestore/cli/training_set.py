@@ -66,7 +66,7 @@ def training_set(
     if label is not None and label not in (has := spine_columns(spine)):
         raise MalformedRequestError(f"the spine has no column '{label}'", hint=f"it has {', '.join(has)}")
     with join_progress() as show:
-        made = make_training_set(folder, request, again=again, progress=show)
+        made = make_training_set(folder, request, again=again, registry_place=settings.registry_place, progress=show)
         files = write_training_set(made, out)
     for partial in made.partial:
         since = partial.complete_from

@@ -23,7 +23,7 @@ def verify_views(
     Raises UnknownViewError, and what `ViewVerifier.verify` raises.
     """
     data_dir = settings.store.data_dir
-    registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
+    registry = Registry.open(settings.registry_place, create=False)
     try:
         registered = [registry.view(name) for name in names] or registry.views()
         sources = {view.spec.source: registry.source(view.spec.source) for view in registered}

@@ -2,15 +2,12 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, require_data_dir
+from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, open_registry, require_data_dir
 from featurestore.cli.output import format_bytes, print_json, print_line, print_table
-
-if TYPE_CHECKING:
-    from featurestore.registry import Registry
 
 PAUSE_EXAMPLES = "Example: [bold]featurestore view pause card_activity[/bold]"
 RESUME_EXAMPLES = "Example: [bold]featurestore view resume card_activity[/bold]"
@@ -39,7 +36,7 @@ def pause(view: ViewName, data_dir: DataDir = None, json: Json = False) -> None:
     Its rows stay and are served, older by the hour. When it is resumed it catches up from where it stopped, as long as
     the topic still has the messages.
     """
-    registry = _registry(data_dir)
+    registry = open_registry(data_dir)
     changed = registry.pause(view)
     if json:
         print_json({"view": view, "paused": True, "changed": changed})
@@ -52,7 +49,7 @@ def pause(view: ViewName, data_dir: DataDir = None, json: Json = False) -> None:
 @app.command("resume", epilog=RESUME_EXAMPLES)
 def resume(view: ViewName, data_dir: DataDir = None, json: Json = False) -> None:
     """Take a paused view into runs again: from the next start on it catches up while the others go on."""
-    registry = _registry(data_dir)
+    registry = open_registry(data_dir)
     changed = registry.resume(view)
     if json:
         print_json({"view": view, "paused": False, "changed": changed})
@@ -89,7 +86,7 @@ def reset(
     """
     from featurestore.online.source_store import lock_source
 
-    registry = _registry(data_dir)
+    registry = open_registry(data_dir)
     before = registry.view(view)
     lock = lock_source(_data_dir(data_dir), before.spec.source)
     try:
@@ -109,22 +106,24 @@ def reset(
 
 @app.command("purge", epilog=PURGE_EXAMPLES)
 def purge(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json = False) -> None:
-    """Remove what older versions of a view left behind: online rows, and snapshots (features/VIEW/vN), for good.
+    """Remove what retired versions of a view left behind: online rows, and snapshots (features/VIEW/vN), for good.
 
-    Says what there is and asks first. The current version is not touched. No worker may run: its source is locked.
-    Stopped half way, the same command removes the rest.
+    Says what there is and asks first. Versions that are computed are not touched. No worker may run: its source is
+    locked. Stopped half way, the same command removes the rest.
     """
     from featurestore.cli.disk_screen import shard_progress
     from featurestore.online.source_store import lock_source
     from featurestore.worker.purge import find_leftovers, purge_versions
 
     folder = _data_dir(data_dir)
-    registered = _registry(data_dir).view(view)
+    registry = open_registry(data_dir)
+    registered = registry.view(view)
+    live = [version.version for version in registry.versions.of(view) if version.retired_at is None]
     source = registered.spec.source
     lock = lock_source(folder, source)
     try:
         with shard_progress("scanning") as tell:
-            found = find_leftovers(folder, registered, lambda done, shards: tell(source, done, shards))
+            found = find_leftovers(folder, registered, live, lambda done, shards: tell(source, done, shards))
         if not json and found:
             print_table(
                 ["version", "entities", "online", "snapshots"],
@@ -134,7 +133,7 @@ def purge(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json
                 ],
             )
         if found:
-            confirm(f"Remove these versions of {view}? Version {registered.version} stays.", yes)
+            confirm(f"Remove these versions of {view}? {_kept(live)}.", yes)
             with shard_progress("purging") as tell:
                 versions = [leftover.version for leftover in found]
                 purge_versions(folder, registered, versions, lambda done, shards: tell(source, done, shards))
@@ -143,16 +142,15 @@ def purge(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json
     if json:
         print_json({"view": view, "version": registered.version, "removed": found})
     elif found:
-        print_line(f"removed; {view} has its version {registered.version} alone")
+        print_line(f"removed: {_kept(live)}")
     else:
-        print_line(f"nothing is left of older versions of {view}")
+        print_line(f"nothing is left of retired versions of {view}")
+
+
+def _kept(live: list[int]) -> str:
+    numbers = ", ".join(map(str, live))
+    return f"version {numbers} stays" if len(live) == 1 else f"versions {numbers} stay"
 
 
 def _data_dir(data_dir: Path | None) -> Path:
     return require_data_dir(load_settings(data_dir))
-
-
-def _registry(data_dir: Path | None) -> "Registry":
-    from featurestore.registry import Registry
-
-    return Registry.open(_data_dir(data_dir) / "registry" / "registry.db", create=False)

@@ -1,15 +1,12 @@
 """`featurestore watermark`: where a view's watermark stands and why, and an operator's remedy when it ran ahead."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, require_data_dir
+from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, open_registry, require_data_dir
 from featurestore.cli.output import print_json, print_line, print_table
-
-if TYPE_CHECKING:
-    from featurestore.registry import Registry
 
 SHOW_EXAMPLES = (
     "Examples: [bold]featurestore watermark show[/bold]   [bold]featurestore watermark show card_activity --json[/bold]"
@@ -38,9 +35,9 @@ def show(
     from featurestore.cli.watermark_report import collect_watermarks
 
     folder = _data_dir(data_dir)
-    registry = _registry(folder)
+    registry = open_registry(data_dir)
     try:
-        report = collect_watermarks(folder, registry, [registry.view(view)] if view else registry.views())
+        report = collect_watermarks(folder, registry, [registry.view(view)] if view else registry.live_views())
     finally:
         registry.close()
     if json:
@@ -91,7 +88,7 @@ def reset(
     if not reason.strip():
         raise ConfigError("--reason is empty", hint="say why: it is kept with who and when")
     folder = _data_dir(data_dir)
-    registry = _registry(folder)
+    registry = open_registry(data_dir)
     registered: RegisteredView = registry.view(view)
     source = registry.source(registered.spec.source)
     lock = lock_source(folder, source.name)
@@ -115,9 +112,3 @@ def _name(partition: int | None) -> str | None:
 
 def _data_dir(data_dir: Path | None) -> Path:
     return require_data_dir(load_settings(data_dir))
-
-
-def _registry(data_dir: Path) -> "Registry":
-    from featurestore.registry import Registry
-
-    return Registry.open(data_dir / "registry" / "registry.db", create=False)

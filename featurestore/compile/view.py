@@ -150,6 +150,11 @@ class CompiledView:
         return self.spec.name
 
     @property
+    def reference(self) -> str:
+        """ "view@version": tells versions of a view apart that are computed side by side."""
+        return f"{self.spec.name}@{self.version}"
+
+    @property
     def store(self) -> str:
         """The online store that holds its rows: its source's."""
         return self.spec.source

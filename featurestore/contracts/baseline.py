@@ -19,7 +19,7 @@ from featurestore.contracts.compatibility import TopicSchema, avro_record
 from featurestore.contracts.gather import gather
 from featurestore.definitions.resolve import ResolvedDefinitions
 from featurestore.definitions.specs import BatchViewSpec, SourceSpec, ViewSpec
-from featurestore.errors import ConfigError, RegistryError
+from featurestore.errors import ConfigError, NoRegistryError
 from featurestore.registry import Registry
 
 REGISTRY = "registry"
@@ -64,9 +64,9 @@ def topic_schema(source: SourceSpec, text: str | None) -> TopicSchema:
     return TopicSchema(source.columns, record)
 
 
-def from_registry(path: Path) -> Baseline:
+def from_registry(place: Path | str) -> Baseline:
     """What is applied. Raises RegistryError when there is no registry."""
-    registry = Registry.open(path, create=False)
+    registry = Registry.open(place, create=False)
     try:
         views = {view.spec.name: view.spec for view in registry.views()}
         batch_views = {view.spec.name: view.spec for view in registry.batch_views()}
@@ -112,13 +112,15 @@ def take_snapshot(resolved: ResolvedDefinitions, directory: Path, problems: list
     )
 
 
-def find_baseline(against: str | None, registry: Path, modules: Sequence[str], directory: Path) -> Baseline | None:
+def find_baseline(
+    against: str | None, registry: Path | str, modules: Sequence[str], directory: Path
+) -> Baseline | None:
     """What was asked for; without a wish the registry, or None when there is none."""
     if against is None or against == REGISTRY:
         try:
             return from_registry(registry)
-        except RegistryError:
-            if against is None and not registry.exists():
+        except NoRegistryError:
+            if against is None:
                 return None
             raise
     return from_git(against, modules, directory)

@@ -29,6 +29,7 @@ class CheckRequest:
     modules: tuple[str, ...]
     directory: Path
     data_dir: Path
+    registry_place: Path | str
     against: str | None = None
     samples: tuple[str, ...] = ()
     contracts: tuple[Path, ...] = ()
@@ -43,14 +44,13 @@ def check(request: CheckRequest) -> Report:
     findings = [*project.findings, *batch_sources(project)]
     if request.require_owner:
         findings += owners(project)
-    registry = request.data_dir / "registry" / "registry.db"
     try:
-        baseline = find_baseline(request.against, registry, request.modules, request.directory)
+        baseline = find_baseline(request.against, request.registry_place, request.modules, request.directory)
     except FeatureStoreError as error:
         findings.append(failure("schemas", request.against or "registry", error))
     else:
         if baseline is None:
-            message = f"nothing to compare with: there is no registry in {request.data_dir}"
+            message = "nothing to compare with: nothing was applied yet"
             findings.append(Finding("schemas", "skipped", "all", message, "--against GIT_REVISION"))
         else:
             findings += schema_changes(project, baseline, request.accepted)
@@ -68,7 +68,7 @@ def check(request: CheckRequest) -> Report:
     findings += verify_contracts(project, about)
     if request.live:
         try:
-            findings += verify_live(request.data_dir, about)
+            findings += verify_live(request.data_dir, request.registry_place, about)
         except FeatureStoreError as error:
             findings.append(failure("live", str(request.data_dir), error))
     return Report(findings)

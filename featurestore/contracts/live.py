@@ -25,9 +25,9 @@ from featurestore.registry import Registry
 _WINDOW_END = "window_end"
 
 
-def verify_live(data_dir: Path, contracts: Sequence[LoadedContract]) -> Iterator[Finding]:
+def verify_live(data_dir: Path, registry_place: Path | str, contracts: Sequence[LoadedContract]) -> Iterator[Finding]:
     """Findings on the applied version of each contract's view. Raises RegistryError when nothing is applied."""
-    registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
+    registry = Registry.open(registry_place, create=False)
     try:
         batch = {view.spec.name for view in registry.batch_views()}
         for loaded in contracts:

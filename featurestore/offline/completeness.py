@@ -12,7 +12,7 @@ claims more than is durable: what a process puts on the board is in files by the
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 MARKER_NAME = "_complete.json"
 
 Lines = Mapping[int, Mapping[str, int]]
-"""By shard and view: the window end, µs, up to which the rows are final and durable; NO_TIME when none is."""
+"""By shard and "view@version": the window end, µs, up to which the rows are final and durable; NO_TIME when none is."""
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -80,11 +80,11 @@ class CompletenessBoard:
     """One process's way to the markers of a source's views.
 
     folder: of the source, shared by the processes of a run. run_id: other runs' pages do not count. shards: how many
-    there are over all processes. versions: of the views that are run, by name.
+    there are over all processes. versions: name and version of each view that is run.
     """
 
     def __init__(
-        self, root: Path, folder: Path, run_id: str, process: int, shards: int, versions: Mapping[str, int]
+        self, root: Path, folder: Path, run_id: str, process: int, shards: int, versions: Sequence[tuple[str, int]]
     ) -> None:
         self._root = root
         self._folder = folder
@@ -108,8 +108,8 @@ class CompletenessBoard:
             together = self._together()
             if len(together) < self._shards:
                 return
-            for view, version in self._versions.items():
-                least = min(views.get(view, NO_TIME) for views in together.values())
+            for view, version in self._versions:
+                least = min(views.get(f"{view}@{version}", NO_TIME) for views in together.values())
                 if least != NO_TIME and least > (read_marker_us(self._root, view, version) or NO_TIME):
                     self._write(view, version, least)
 

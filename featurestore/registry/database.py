@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from featurestore.errors import RegistryError
+from featurestore.errors import NoRegistryError, RegistryError
 
 HEAD = "0002"
 """The newest migration, which this code is written for."""
@@ -19,6 +19,11 @@ _KNOWN = {None, "0001", HEAD}
 # Any number, the same for all: who holds it may write.
 _WRITERS_LOCK = 7_205_759_403
 _CONNECT_S = 5
+
+
+def registry_file(data_dir: Path) -> Path:
+    """Where the registry of a data_dir lies that has no other place."""
+    return data_dir / "registry" / "registry.db"
 
 
 class Database:
@@ -155,8 +160,10 @@ def _over_network(text: str) -> Database:
     return Database(engine, url.set(drivername="postgresql").render_as_string())
 
 
-def _no_registry(place: str) -> RegistryError:
-    return RegistryError(f"there is no registry at {place}", hint="apply definitions first: featurestore apply MODULE")
+def _no_registry(place: str) -> NoRegistryError:
+    return NoRegistryError(
+        f"there is no registry at {place}", hint="apply definitions first: featurestore apply MODULE"
+    )
 
 
 def _version(connection: Connection) -> tuple[str | None, bool]:

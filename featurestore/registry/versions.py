@@ -30,7 +30,7 @@ from featurestore.registry.version_rows import (
     set_route,
     version_fingerprint,
 )
-from featurestore.registry.views import Role, Route, Start, ViewVersion
+from featurestore.registry.views import Route, Start, ViewVersion
 
 
 def split_reference(reference: str) -> tuple[str, int | None]:
@@ -66,7 +66,7 @@ class Versions:
                     row.content_hash,
                     row.retired_at,
                     row.retired_by,
-                    _role(row, route),
+                    "retired" if row.retired_at is not None else route.role(row.version),
                 )
                 for row in connection.execute(query)
             ]
@@ -103,28 +103,16 @@ class Versions:
             self._repin(connection, view, route.previous, services)
             return read_route(connection, view.id)
 
+    def check_retire(self, name: str, version: int) -> None:
+        """Whether `retire` would be refused, by its errors. Nothing is written."""
+        with self._database.transaction() as connection:
+            self._refuse_read(connection, find_view(connection, name), version)
+
     def retire(self, name: str, version: int, *, note: str | None = None) -> None:
         """Compute a version no longer. Its rows and files stay until `view purge`."""
         with self._database.transaction(write=True) as connection:
             view = find_view(connection, name)
-            route = read_route(connection, view.id)
-            row = find_version(connection, view, version)
-            if version == route.served:
-                raise RegistryError(
-                    f"version {version} of view '{name}' is served", hint=f"promote another one first: {name}@N"
-                )
-            if version == route.canary:
-                raise RegistryError(
-                    f"version {version} of view '{name}' is the canary",
-                    hint=f"end that first: featurestore canary {name} --stop",
-                )
-            computed = version_fingerprint(row, view, self._database.place)
-            pinned = services_pinning(connection, name, version, computed, self._database.place)
-            if pinned:
-                raise RegistryError(
-                    f"version {version} of view '{name}' is pinned by feature service {', '.join(pinned)}",
-                    hint=f"move it: featurestore promote {name}@{route.served} --service {pinned[0]}",
-                )
+            route = self._refuse_read(connection, view, version)
             retire_versions(connection, view.id, [version])
             if version == route.previous:
                 set_route(connection, view.id, previous=None)
@@ -136,9 +124,19 @@ class Versions:
             raise RegistryError(f"a canary's share is {share:g}", hint="give a part between 0 and 1, such as 0.1")
         with self._database.transaction(write=True) as connection:
             view = find_view(connection, name)
-            find_version(connection, view, version)
-            if read_route(connection, view.id).served == version:
+            row = find_version(connection, view, version)
+            served = read_route(connection, view.id).served
+            if served == version:
                 raise RegistryError(f"version {version} of view '{name}' is served to all already")
+            specs = [
+                decoded(one.spec, SPEC_TYPES[view.kind], self._database.place)
+                for one in (row, find_version(connection, view, served))
+            ]
+            if specs[0].join_keys != specs[1].join_keys:
+                raise RegistryError(
+                    f"version {version} of view '{name}' has other join keys than version {served}",
+                    hint="no request has both: let its readers ask for the version by name",
+                )
             set_route(connection, view.id, canary=version, canary_share=share)
             record(connection, "canary", view.kind, name, version=version, note=note or f"{share:.1%} of the entities")
             return read_route(connection, view.id)
@@ -178,6 +176,29 @@ class Versions:
             record(connection, "reset", view.kind, name, version=version)
             return version
 
+    def _refuse_read(self, connection: Connection, view: Any, version: int) -> Route:
+        """The route of a view one of whose versions nobody reads; RegistryError when somebody does."""
+        name = view.name
+        route = read_route(connection, view.id)
+        row = find_version(connection, view, version)
+        if version == route.served:
+            raise RegistryError(
+                f"version {version} of view '{name}' is served", hint=f"promote another one first: {name}@N"
+            )
+        if version == route.canary:
+            raise RegistryError(
+                f"version {version} of view '{name}' is the canary",
+                hint=f"end that first: featurestore canary {name} --stop",
+            )
+        computed = version_fingerprint(row, view, self._database.place)
+        pinned = services_pinning(connection, name, version, computed, self._database.place)
+        if pinned:
+            raise RegistryError(
+                f"version {version} of view '{name}' is pinned by feature service {', '.join(pinned)}",
+                hint=f"move it: featurestore promote {name}@{route.served} --service {pinned[0]}",
+            )
+        return route
+
     def _repin(self, connection: Connection, view: Any, version: int, services: Collection[str]) -> None:
         target = find_version(connection, view, version)
         spec = decoded(target.spec, SPEC_TYPES[view.kind], self._database.place)
@@ -190,10 +211,3 @@ class Versions:
             values = {"spec": text, "content_hash": content_hash(text)}
             connection.execute(update(DEFINITIONS).where(DEFINITIONS.c.id == row.id).values(**values))
             record(connection, "repin", "feature_service", service, note=f"{view.name}@{version}")
-
-
-def _role(row: Any, route: Route) -> Role:
-    if row.retired_at is not None:
-        return "retired"
-    roles: dict[int | None, Role] = {route.previous: "previous", route.canary: "canary", route.served: "served"}
-    return roles.get(row.version, "shadow")

@@ -78,6 +78,11 @@ class Route:
     canary: int | None = None
     canary_share: float | None = None
 
+    def role(self, version: int) -> Role:
+        """What a version that is computed is to readers."""
+        roles: dict[int | None, Role] = {self.previous: "previous", self.canary: "canary", self.served: "served"}
+        return roles.get(version, "shadow")
+
 
 @dataclass(frozen=True)
 class ViewVersion:

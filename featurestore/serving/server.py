@@ -25,7 +25,7 @@ from featurestore.errors import ConfigError, FeatureStoreError
 from featurestore.serving.app import build_app
 from featurestore.serving.limits import Limits
 from featurestore.serving.metrics import ServingMetrics
-from featurestore.serving.service import Clock, FeatureService
+from featurestore.serving.service import CHECK_INTERVAL_S, Clock, FeatureService
 from featurestore.serving.supervisor import supervise
 from featurestore.serving.transport import OneWriteProtocol
 
@@ -42,6 +42,7 @@ class ServerOptions:
     """What a server process needs to know; crosses to child processes."""
 
     data_dir: Path
+    registry_place: Path | str | None = None
     host: str = "127.0.0.1"
     port: int = 6566
     processes: int = 1
@@ -104,43 +105,51 @@ def url_of(listener: socket.socket) -> str:
 def run_worker(options: ServerOptions, listener: socket.socket, parent: Connection | None = None) -> None:
     """Serve in this process until a signal or, where there is one, until the parent closes its end of the pipe."""
     metrics = ServingMetrics()
-    service = FeatureService(options.data_dir, clock=options.clock, observe=metrics.read)
+    service = FeatureService(
+        options.data_dir, clock=options.clock, observe=metrics.read, registry_place=options.registry_place
+    )
     stop = threading.Event()
-    follower = threading.Thread(target=follow, args=(service, options.refresh_interval_s, stop), name="follow")
+    followers = [
+        threading.Thread(target=follow, args=(service.refresh, options.refresh_interval_s, stop), name="follow"),
+        threading.Thread(target=follow, args=(service.reload, CHECK_INTERVAL_S, stop), name="registry"),
+    ]
     server = _Server(options.drain_delay_s)
     server.load(build_app(service, metrics, options.limits, draining=server.is_draining))
     if parent is not None:
         threading.Thread(target=_drain_with_parent, args=(server, parent), name="parent", daemon=True).start()
-    problem = follow_once(service, check=True)
-    if problem:
-        log.warning("refresh_failed", error=problem)
+    for once in (service.reload, service.refresh):
+        problem = follow_once(once)
+        if problem:
+            log.warning("refresh_failed", error=problem)
     # What is there now stays: left to itself the collector walks over all of it again and again while reads wait.
     gc.collect()
     gc.freeze()
-    follower.start()
+    for follower in followers:
+        follower.start()
     try:
         server.run(sockets=[listener])
     finally:
         stop.set()
-        follower.join()
+        for follower in followers:
+            follower.join()
         service.close()
 
 
-def follow(service: FeatureService, interval_s: float, stop: threading.Event) -> None:
-    """Refresh the service every `interval_s` until `stop`; a problem is logged, the last state serves on."""
+def follow(step: Callable[[], None], interval_s: float, stop: threading.Event) -> None:
+    """Take a step every `interval_s` until `stop`; a problem is logged, the last state serves on."""
     told: dict[str, float] = {}
     while not stop.wait(interval_s):
-        problem = follow_once(service)
+        problem = follow_once(step)
         now_s = time.monotonic()
         if problem and now_s - told.get(problem, float("-inf")) > _PROBLEM_REPEAT_S:
             told = {problem: now_s}
             log.warning("refresh_failed", error=problem)
 
 
-def follow_once(service: FeatureService, *, check: bool = False) -> str | None:
-    """Refresh once; what went wrong, if anything did."""
+def follow_once(step: Callable[[], None]) -> str | None:
+    """Take a step once; what went wrong, if anything did."""
     try:
-        service.refresh(check=check)
+        step()
     except (FeatureStoreError, OSError) as error:
         return str(error)
     return None

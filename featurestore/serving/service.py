@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +13,11 @@ from typing import Any, Literal
 from featurestore.batches import NO_TIME
 from featurestore.compile.keys import encode_entities
 from featurestore.definitions.specs import JoinKeySpec
-from featurestore.errors import FeatureStoreError, MalformedRequestError, ServerUnavailableError
+from featurestore.errors import FeatureStoreError, MalformedRequestError, NoRegistryError, ServerUnavailableError
 from featurestore.online.reader import ViewRead
-from featurestore.serving.catalog import Catalog, PlanPart, ReadPlan, ServedView, load_catalog
+from featurestore.registry import registry_file
+from featurestore.registry.served import DefinitionsFollower
+from featurestore.serving.catalog import Catalog, ReadPlan, ServedView, make_catalog
 from featurestore.serving.protocol import (
     LATEST,
     NO_TIMESTAMP,
@@ -67,7 +68,7 @@ class FeatureService:
 
     Answers what it saw at the last `refresh`; `answer` may run in any thread beside it. clock: "wall" reads
     as of now, "event" as of the newest event of the view's source (of a batch view: its newest row). observe: told of
-    every view read. load: reads the registry.
+    every view read. registry_place: path or URL, None for the registry in the data_dir.
     """
 
     def __init__(
@@ -77,32 +78,51 @@ class FeatureService:
         clock: Clock = "wall",
         now_us: Callable[[], int] = wall_now_us,
         observe: Callable[[ReadObserved], None] | None = None,
-        load: Callable[[Path], Catalog] = load_catalog,
+        registry_place: Path | str | None = None,
     ) -> None:
-        self._registry_path = data_dir / "registry" / "registry.db"
+        self._registry_place = registry_place or registry_file(data_dir)
+        self._follower = DefinitionsFollower(self._registry_place, data_dir / "registry" / "served.json")
         self._clock = clock
         self._now_us = now_us
         self._observe = observe
-        self._load = load
         self._readers = SourceReaders(data_dir)
         self._catalog = Catalog({})
-        self._registry_seen: object = None
-        self._problem = f"there is no registry at {self._registry_path}"
+        self._problem = "nothing was read of the registry yet"
         self._checked_s = float("-inf")
         self._refreshing = threading.Lock()
 
     def refresh(self, *, check: bool = False) -> None:
-        """Catch up with workers and, once a second (or when `check`), with the registry and new stores.
+        """Catch up with workers and, once a second (or when `check`), with new stores.
 
-        Raises FeatureStoreError when something could not be followed; what was seen before still answers.
+        check: look at the registry too, as `reload` does. Raises FeatureStoreError when something could not be
+        followed; what was seen before still answers.
         """
+        if check:
+            self.reload()
         with self._refreshing:
             now_s = time.monotonic()
             if check or now_s - self._checked_s >= CHECK_INTERVAL_S:
                 self._checked_s = now_s
-                self._reload_catalog()
                 self._readers.open(self._catalog.stores)
             self._readers.refresh()
+
+    def reload(self) -> None:
+        """Catch up with the registry, which may take its time over a network: one thread does it, no read waits.
+
+        Raises RegistryError while it can't be read; what was read before goes on being served.
+        """
+        try:
+            served = self._follower.poll()
+        except NoRegistryError as error:
+            self._catalog, self._problem = Catalog({}), error.message
+            return
+        except FeatureStoreError as error:
+            self._problem = error.message
+            raise
+        self._problem = ""
+        if served is not None:
+            self._catalog = make_catalog(served)
+            self._checked_s = float("-inf")  # its stores are opened with the next refresh
 
     def answer(self, request: OnlineRequest) -> OnlineResponse:
         """Answer a read. Raises RequestError for a caller's mistake, ServerUnavailableError with no store."""
@@ -114,13 +134,16 @@ class FeatureService:
         if as_of is None:
             as_of = LATEST if self._clock == "event" else self._now_us()
         columns: list[ResultColumn | None] = [None] * len(plan.names)
+        answered: list[ServedView] = []
         encoded: dict[tuple[JoinKeySpec, ...], list[str | None]] = {}
         for part in plan.parts:
             join_keys = part.view.spec.join_keys
             keys = encoded.get(join_keys)
             if keys is None:
                 keys = encoded[join_keys] = encode_entities(join_keys, request.entities)
-            read = self._read(part, keys, as_of)
+            view = part.version_for(keys)
+            answered.append(view)
+            read = self._read(view, part.features, keys, as_of)
             times = wire_timestamps(read.event_times_us)
             for name, position in zip(part.features, part.positions, strict=True):
                 column = read.columns[name]
@@ -129,7 +152,7 @@ class FeatureService:
         no_times = list(repeat(NO_TIMESTAMP, rows))
         results = [_key_column(request.entities[key.name], no_times) for key in plan.join_keys]
         results.extend(column for column in columns if column is not None)
-        return OnlineResponse(_metadata(request, plan), results)
+        return OnlineResponse(_metadata(request, plan, answered), results)
 
     def readiness(self) -> Readiness:
         """Ready once views are applied and the store of at least one of their sources is open."""
@@ -167,6 +190,7 @@ class FeatureService:
         """Close the stores."""
         with self._refreshing:
             self._readers.close()
+            self._follower.close()
 
     def _served(self) -> Catalog:
         catalog = self._catalog
@@ -174,36 +198,21 @@ class FeatureService:
             raise ServerUnavailableError(self._problem, hint="apply definitions: featurestore apply MODULE")
         return catalog
 
-    def _read(self, part: PlanPart, keys: Sequence[str | None], as_of: int | str) -> ViewRead:
-        reader = self._readers.get(part.view.store)
+    def _read(
+        self, view: ServedView, features: Sequence[str], keys: Sequence[str | None], as_of: int | str
+    ) -> ViewRead:
+        reader = self._readers.get(view.store)
         started = time.perf_counter()
-        as_of_us = as_of if isinstance(as_of, int) else self._latest_us(reader, part.view)
-        read = reader.read(part.view, keys, part.features, as_of_us)
+        as_of_us = as_of if isinstance(as_of, int) else self._latest_us(reader, view)
+        read = reader.read(view, keys, features, as_of_us)
         if self._observe is not None:
             statuses = [column.statuses for column in read.columns.values()]
-            self._observe(ReadObserved(part.view.name, time.perf_counter() - started, statuses))
+            self._observe(ReadObserved(view.name, time.perf_counter() - started, statuses))
         return read
 
     def _latest_us(self, reader: ViewReader, view: ServedView) -> int:
         newest = reader.latest_us(view)
         return self._now_us() if newest == NO_TIME else newest
-
-    def _reload_catalog(self) -> None:
-        seen = _file_state(self._registry_path)
-        if seen == self._registry_seen:
-            return
-        if seen is None:
-            self._catalog, self._problem = Catalog({}), f"there is no registry at {self._registry_path}"
-        else:
-            try:
-                catalog = self._load(self._registry_path)
-            except FeatureStoreError as error:
-                self._problem = error.message
-                raise
-            self._problem = ""
-            if catalog != self._catalog:
-                self._catalog = catalog
-        self._registry_seen = seen
 
 
 def _asked(request: OnlineRequest) -> Sequence[str] | str:
@@ -220,20 +229,6 @@ def _asked(request: OnlineRequest) -> Sequence[str] | str:
             hint='send "features": ["view:feature"], or "feature_service": "name"',
         )
     return request.features
-
-
-def _file_state(path: Path) -> object:
-    """Changes whenever the database does; None when it isn't there."""
-    state = []
-    for name in (path, path.with_name(path.name + "-wal")):
-        try:
-            stat = os.stat(name)
-        except FileNotFoundError:
-            if name == path:
-                return None
-            continue
-        state.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return state
 
 
 def _row_count(entities: dict[str, list[Any]], join_keys: Sequence[JoinKeySpec]) -> int:
@@ -256,11 +251,11 @@ def _key_column(values: list[Any], no_times: list[str]) -> ResultColumn:
     return ResultColumn(values, ["NULL_VALUE" if value is None else "PRESENT" for value in values], no_times)
 
 
-def _metadata(request: OnlineRequest, plan: ReadPlan) -> ResponseMetadata:
+def _metadata(request: OnlineRequest, plan: ReadPlan, answered: Sequence[ServedView]) -> ResponseMetadata:
     names = [*(key.name for key in plan.join_keys), *plan.names]
     versions = types = None
     if request.include_feature_view_version_metadata:
-        versions = [ViewVersion(part.view.name, part.view.version) for part in plan.parts]
+        versions = [ViewVersion(view.name, view.version) for view in answered]
     if request.include_feature_types:
         types = [*(key.dtype for key in plan.join_keys), *plan.dtypes]
     return ResponseMetadata(names, versions, types)

@@ -39,7 +39,7 @@ from featurestore.shard.watermark import view_watermark_us
 
 @dataclass(frozen=True)
 class CommitReport:
-    """What a commit did, for logs and metrics. By view name where a dict."""
+    """What a commit did, for logs and metrics. By "view@version" where a dict."""
 
     events: int
     rows_written: Mapping[str, int]
@@ -62,7 +62,7 @@ class ShardProcessor:
     """Aggregates one shard of a source for all its views.
 
     generation: of the topic; partitions: all of them. initial: fences that a view starts with where the store has none,
-    by view name.
+    by "view@version".
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ShardProcessor:
             state = store.read_state(view.compiled) or ViewState()
             work = _ViewWork(view, state)
             for partition in partitions:
-                fence = state.fence(generation, partition) or initial[view.compiled.name][partition]
+                fence = state.fence(generation, partition) or initial[view.compiled.reference][partition]
                 work.fences[partition] = fence
             self._works.append(work)
 
@@ -91,8 +91,8 @@ class ShardProcessor:
         return self._events
 
     def lines_us(self) -> dict[str, int]:
-        """By view, up to which window end its committed rows of this shard are final, NO_TIME before any."""
-        return {work.view.compiled.name: work.state.line_us for work in self._works}
+        """By "view@version", up to which window end its committed rows of this shard are final, NO_TIME before any."""
+        return {work.view.compiled.reference: work.state.line_us for work in self._works}
 
     @property
     def advanced(self) -> bool:
@@ -132,17 +132,17 @@ class ShardProcessor:
         for work in self._works:
             state, delta = self._commit_view(work, commit, close_windows)
             new_states.append((work, state))
-            counts[work.view.compiled.name] = delta
+            counts[work.view.compiled.reference] = delta
         self._store.write(commit)
         for work, state in new_states:
             work.state, work.frames, work.advanced = state, [], False
         events, self._events = self._events, 0
         return CommitReport(
             events,
-            _totals((write.view.name, len(write.keys)) for write in commit.rows),
-            _totals((emitted.view.name, emitted.rows.height) for emitted in commit.emitted),
+            _totals((write.view.reference, len(write.keys)) for write in commit.rows),
+            _totals((emitted.view.reference, emitted.rows.height) for emitted in commit.emitted),
             counts,
-            {work.view.compiled.name: work.state.watermark_us for work in self._works},
+            {work.view.compiled.reference: work.state.watermark_us for work in self._works},
         )
 
     def _commit_view(self, work: _ViewWork, commit: Commit, close_windows: bool) -> tuple[ViewState, ViewCounts]:

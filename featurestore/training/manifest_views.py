@@ -16,7 +16,7 @@ from featurestore.compile.view import compile_view
 from featurestore.definitions.specs import SourceSpec, ViewSpec
 from featurestore.durations import parse_instant_us
 from featurestore.offline.listing import with_fresh_files
-from featurestore.registry import Registry
+from featurestore.registry import Registry, registry_file
 from featurestore.training.archive import KEY, files_between, read_events
 from featurestore.training.events import ENTITY
 from featurestore.training.history import JoinOptions, WantedView, point_in_time_join
@@ -37,9 +37,9 @@ class ManifestView:
     columns: dict[str, str]
 
 
-def manifest_views(data_dir: Path, manifest: Manifest) -> list[ManifestView]:
+def manifest_views(data_dir: Path, manifest: Manifest, registry_place: Path | str | None = None) -> list[ManifestView]:
     """The manifest's stream views. Raises UnknownViewError when one's source is not registered any more."""
-    registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
+    registry = Registry.open(registry_place or registry_file(data_dir), create=False)
     try:
         sources = {view.name: registry.source(view.definition.source) for view in manifest.views}
     finally:

@@ -20,7 +20,7 @@ from featurestore.durations import format_instant, parse_instant_us
 from featurestore.errors import MalformedRequestError, UnknownFeatureError
 from featurestore.offline.batch_rows import batch_files
 from featurestore.offline.coverage import archive_gaps, complete_from_us, reaches
-from featurestore.registry import RegisteredBatchView, RegisteredView, Registry
+from featurestore.registry import RegisteredBatchView, RegisteredView, Registry, registry_file
 from featurestore.registry.services import check_pin, find_service
 from featurestore.training.archive import ArchiveMark
 from featurestore.training.history import JoinOptions, JoinProgress, Knowledge, WantedView, point_in_time_join
@@ -85,10 +85,12 @@ def make_training_set(
     request: TrainingSetRequest,
     *,
     again: Manifest | None = None,
+    registry_place: Path | str | None = None,
     progress: Callable[[JoinProgress], None] = lambda progress: None,
 ) -> TrainingSet:
     """Join the features to the spine.
 
+    registry_place: of the registry, None for the one in the data_dir.
     again: make the set of this manifest, by what its archive held then; features, knowledge and names come from it.
     Raises MalformedRequestError for a wrong spine or request, UnknownViewError, UnknownFeatureError,
     UnknownFeatureServiceError, PinnedVersionError.
@@ -96,7 +98,7 @@ def make_training_set(
     service = None
     if again is not None:
         request, service = _request_of(again, request.spine), again.feature_service
-    registry = Registry.open(data_dir / "registry" / "registry.db", create=False)
+    registry = Registry.open(registry_place or registry_file(data_dir), create=False)
     try:
         if again is None and request.feature_service is not None:
             service = _service(registry, request)

@@ -16,8 +16,8 @@ from pathlib import Path
 import structlog
 
 from featurestore.config import Settings
-from featurestore.definitions.discover import Definitions, load_definitions
-from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
+from featurestore.definitions.discover import load_definitions
+from featurestore.definitions.resolve import resolve_all
 from featurestore.errors import StoreLockedError
 from featurestore.offline.archive_reader import ArchivedGeneration, archived_generations
 from featurestore.offline.snapshots import finish_recovery
@@ -53,7 +53,7 @@ from featurestore.worker.staging import (
     write_staging,
 )
 from featurestore.worker.supervisor import supervise
-from featurestore.worker.take_in import staged_views, take_in_backfill
+from featurestore.worker.take_in import staged_references, staged_views, take_in_backfill
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ MAX_RESTARTS = 5
 
 def plan_backfill(settings: Settings, options: BackfillOptions) -> list[SourceBackfill]:
     """What a backfill would read. Nothing is written, unless definitions are applied. Errors as `backfill`."""
-    _, _, sources, registry = choose_views(settings, options)
+    sources, registry = choose_views(settings, options)
     return [look_at_source(settings, source, registry) for source in sources]
 
 
@@ -74,7 +74,7 @@ def backfill(settings: Settings, options: BackfillOptions) -> list[SourceBackfil
     Raises BackfillError when a view has begun already, when nothing is archived, or when another backfill of the source
     is in the way; StoreLockedError when it is being run; PlanRequiredError when definitions are not applied.
     """
-    definitions, resolved, sources, registry = choose_views(settings, options)
+    sources, registry = choose_views(settings, options)
     folder = Path(tempfile.mkdtemp(prefix="featurestore-drain-"))
     marker = folder / "drain"
     install_drain_handlers(marker)
@@ -83,7 +83,7 @@ def backfill(settings: Settings, options: BackfillOptions) -> list[SourceBackfil
         for source in sources:
             if marker.exists():
                 break
-            done.append(_Backfill(settings, options, definitions, resolved, source, registry, marker).run())
+            done.append(_Backfill(settings, options, source, registry, marker).run())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         registry.close()
@@ -113,8 +113,6 @@ class _Backfill:
         self,
         settings: Settings,
         options: BackfillOptions,
-        definitions: Definitions,
-        resolved: ResolvedDefinitions,
         registered: RegisteredSource,
         registry: Registry,
         marker: Path,
@@ -126,8 +124,6 @@ class _Backfill:
         worker = settings.worker.model_copy(update={"metrics_port": 0})  # the running worker has the port
         self._settings = settings.model_copy(update={"store": store, "worker": worker})
         self._options = options
-        self._definitions = definitions
-        self._resolved = resolved
         self._registered = registered
         self._registry = registry
         self._marker = marker
@@ -170,7 +166,7 @@ class _Backfill:
         elif not staging.taken and begun_behind(self._data_dir, self._source.name, self._views):
             log.info("backfill_begins_anew", source=self._source.name, reason="older history was imported meanwhile")
             clear_staging(self._data_dir, self._source.name)
-        elif {view.name for view in staging.views} != {view.name for view in self._views}:
+        elif staged_references(staging) != {view.reference for view in self._views}:
             raise in_the_way(staging)
         write_staging(self._data_dir, self._staging(whole=False))
 
@@ -181,7 +177,6 @@ class _Backfill:
             run_id = uuid.uuid4().hex[:8]
             options = self._options
             return RunPlan(
-                modules=options.modules,
                 base_dir=str(options.base_dir),
                 run_id=run_id,
                 bootstrap_servers="",
@@ -197,9 +192,7 @@ class _Backfill:
         if _all_read(plan.sources[0]):
             return
         if self._options.processes == 1:
-            run_process(
-                plan, self._settings, self._definitions, self._resolved.views, show_metrics(plan, self._settings, 0)
-            )
+            run_process(plan, self._settings, show_metrics(plan, self._settings, 0))
             return
         plans = iter([plan])
         supervise(
@@ -217,7 +210,7 @@ class _Backfill:
         info = open_source_store(self._staged, name, self._shards)
         covered = recover_outbox(self._staged, name)
         first = _first(self._data_dir, name, generation)
-        initial = {view.name: first for view in self._views}
+        initial = {view.reference: first for view in self._views}
         spans = {p: (fence.next_offset, generation.ends[p].next_offset) for p, fence in first.items()}
         fences = read_fences(
             self._staged, name, info.shards, self._views, TopicInfo(generation.generation, spans), initial, covered
@@ -227,7 +220,7 @@ class _Backfill:
         ends = {p: Fence(end.next_offset, end.max_event_time_us) for p, end in generation.ends.items()}
         return SourcePlan(
             source=self._source,
-            views=tuple(ViewPlan(view.name, view.view_id, view.version, first) for view in self._views),
+            views=tuple(ViewPlan(view.spec, view.view_id, view.version, first) for view in self._views),
             generation=generation.generation,
             incarnation=info.incarnation,
             shards=info.shards,

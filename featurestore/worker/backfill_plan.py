@@ -8,26 +8,27 @@ from pathlib import Path
 
 from featurestore.compile.view import CompiledView
 from featurestore.config import Settings
-from featurestore.definitions.discover import Definitions, load_definitions
+from featurestore.definitions.discover import load_definitions
 from featurestore.definitions.governance import require_owners
-from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
+from featurestore.definitions.resolve import resolve_all
 from featurestore.durations import format_instant
 from featurestore.errors import BackfillError
 from featurestore.offline.archive_reader import archived_extent, archived_generations
 from featurestore.offline.coverage import Gap, archive_gaps, complete_from_us
 from featurestore.online.reader import OnlineReader
 from featurestore.online.source_store import read_store_info
-from featurestore.registry import Registry
+from featurestore.registry import Registry, split_reference
 from featurestore.shard.protocol import fence_key
 from featurestore.worker.prepare import RegisteredSource
 from featurestore.worker.run import registered_views
 from featurestore.worker.staging import Staging, read_staging, staging_dir
-from featurestore.worker.take_in import staged_views
+from featurestore.worker.take_in import staged_references, staged_views
 
 
 @dataclass(frozen=True)
 class BackfillOptions:
-    """What to fill. views: names; empty: all of the modules that have never run. The rest as in `RunOptions`."""
+    """What to fill. views: "view" or "view@version"; empty: all of the modules. Versions that a worker
+    has begun are not filled. The rest as in `RunOptions`."""
 
     modules: tuple[str, ...]
     base_dir: Path
@@ -84,17 +85,15 @@ class SourceBackfill:
         return sum(extent.events for extent in self.to_read)
 
 
-def choose_views(
-    settings: Settings, options: BackfillOptions
-) -> tuple[Definitions, ResolvedDefinitions, list[RegisteredSource], Registry]:
-    """The definitions, and by source the views to fill.
+def choose_views(settings: Settings, options: BackfillOptions) -> tuple[list[RegisteredSource], Registry]:
+    """By source the view versions to fill, and the registry.
 
     Raises BackfillError when one has begun already or nothing is archived, PlanRequiredError when definitions are not
     applied.
     """
     definitions = load_definitions(options.modules, options.base_dir)
     resolved = resolve_all(definitions, options.base_dir)
-    unknown = sorted(set(options.views) - resolved.views.keys())
+    unknown = sorted({split_reference(view)[0] for view in options.views} - resolved.views.keys())
     if unknown:
         raise BackfillError(
             f"view '{unknown[0]}' is not defined in {', '.join(options.modules)}",
@@ -102,22 +101,23 @@ def choose_views(
         )
     if options.apply and settings.registry.require_owner:
         require_owners(resolved)
-    registry = Registry.open(Path(settings.store.data_dir) / "registry" / "registry.db")
+    registry = Registry.open(settings.registry_place)
     chosen = []
     begun: list[str] = []
     for source in registered_views(registry, resolved, apply=options.apply):
         started = _begun(Path(settings.store.data_dir), source)
-        begun += started
-        wanted = [view for view in source.views if view.spec.name in (options.views or set(resolved.views) - started)]
+        asked = [view for view in source.views if not options.views or {view.name, view.reference} & set(options.views)]
+        begun += sorted(started & {view.reference for view in asked})
+        wanted = [view for view in asked if view.reference not in started]
         if wanted:
             chosen.append(RegisteredSource(source.source, tuple(wanted)))
-    refused = [name for name in options.views or begun if name in begun]
-    if refused and (options.views or not chosen):
+    if begun and not chosen:
         raise BackfillError(
-            f"view '{refused[0]}' has begun already: a worker has run it",
-            hint=f"give it a new version first, which begins empty: featurestore view reset {refused[0]}",
+            f"view '{begun[0]}' has begun already: a worker has run it",
+            hint="give it a new version first, which begins empty: "
+            f"featurestore view reset {split_reference(begun[0])[0]}",
         )
-    return definitions, resolved, chosen, registry
+    return chosen, registry
 
 
 def _begun(data_dir: Path, registered: RegisteredSource) -> set[str]:
@@ -131,7 +131,7 @@ def _begun(data_dir: Path, registered: RegisteredSource) -> set[str]:
     reader = OnlineReader(data_dir, source)
     try:
         reader.refresh()
-        return {view.name for view in registered.compile() if reader.states(view)}
+        return {view.reference for view in registered.compile() if reader.states(view)}
     finally:
         reader.close()
 
@@ -143,7 +143,7 @@ def look_at_source(settings: Settings, registered: RegisteredSource, registry: R
     reached: dict[str, int] = {}
     views = registered.compile()
     if staging is not None and staged_views(staging, registry) is not None:
-        if {view.name for view in staging.views} != {view.spec.name for view in registered.views}:
+        if staged_references(staging) != {view.reference for view in registered.views}:
             raise in_the_way(staging)
         if staging.taken or not begun_behind(data_dir, source, views):
             reached = _reached(staging_dir(data_dir, source), source, views)
@@ -157,13 +157,13 @@ def look_at_source(settings: Settings, registered: RegisteredSource, registry: R
                 extents.append(PartitionExtent(generation.generation, partition, first, end, *found))
     gaps = archive_gaps(data_dir / "offline", source)
     partial = tuple(_partial(view, gaps) for view in views if gaps)
-    return SourceBackfill(source, tuple(view.name for view in views), tuple(extents), partial=partial)
+    return SourceBackfill(source, tuple(view.reference for view in views), tuple(extents), partial=partial)
 
 
 def _partial(view: CompiledView, gaps: Sequence[Gap]) -> PartialView:
     since_us = complete_from_us(view.groups, gaps[-1])
     return PartialView(
-        view.name, tuple(str(gap) for gap in gaps), None if since_us is None else format_instant(since_us)
+        view.reference, tuple(str(gap) for gap in gaps), None if since_us is None else format_instant(since_us)
     )
 
 
@@ -191,7 +191,7 @@ def _reached(staged: Path, source: str, views: Sequence[CompiledView]) -> dict[s
 
 def in_the_way(staging: Staging) -> BackfillError:
     """The error of a backfill of other views that is there."""
-    names = ", ".join(view.name for view in staging.views)
+    names = ", ".join(sorted(staged_references(staging)))
     return BackfillError(
         f"a backfill of {names} is {'waiting to be taken in' if staging.whole else 'under way'}",
         hint="finish it with those views, or give it up: featurestore backfill MODULE --abandon",

@@ -32,8 +32,6 @@ def main(arguments: list[str]) -> int:
     import structlog
 
     from featurestore.config import Settings
-    from featurestore.definitions.discover import load_definitions
-    from featurestore.definitions.resolve import resolve_all
     from featurestore.errors import FeatureStoreError
     from featurestore.observability import configure_logging
     from featurestore.worker.plan import read_plan
@@ -47,9 +45,7 @@ def main(arguments: list[str]) -> int:
     install_drain_handlers(Path(plan.drain_marker))
     metrics = show_metrics(plan, settings, int(index))
     try:
-        definitions = load_definitions(plan.modules, Path(plan.base_dir))
-        specs = resolve_all(definitions, Path(plan.base_dir)).views
-        run_process(plan, settings, definitions, specs, metrics, process=int(index), addresses=addresses)
+        run_process(plan, settings, metrics, process=int(index), addresses=addresses)
     except FeatureStoreError as error:
         log.error("worker_failed", process=int(index), error=error.message, hint=error.hint)
         return EXIT_FEATURE_STORE_ERROR

@@ -72,7 +72,7 @@ class SourceHost:
         folder, offline = layout.source_dir(self._data_dir, plan.source.name), self._data_dir / "offline"
         writer_id = f"{plan.incarnation}-{run_id}-{process}"
         self._snapshots = SnapshotWriter(offline, folder / "outbox" / f"process-{process}", writer_id, OUTBOX_ROWS)
-        versions = {view.name: view.version for view in plan.views}
+        versions = [(view.spec.name, view.version) for view in plan.views]
         self._completeness = CompletenessBoard(offline, folder / "completeness", run_id, process, plan.shards, versions)
         self._published: dict[int, dict[str, int]] = {}
         self._published_at = time.monotonic()
@@ -93,7 +93,7 @@ class SourceHost:
                 self._plan.generation,
                 sorted(self._plan.resume),
                 store,
-                {view.name: view.initial for view in self._plan.views},
+                {view.reference: view.initial for view in self._plan.views},
             )
             self._collect(shard, store)
             slot = ShardSlot(shard, store, processor, self._settings.worker.commit_interval_s)

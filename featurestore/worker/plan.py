@@ -6,17 +6,27 @@ from pathlib import Path
 
 import msgspec
 
-from featurestore.definitions.specs import SourceSpec
+from featurestore.compile.view import CompiledView, compile_view
+from featurestore.definitions.specs import SourceSpec, ViewSpec
 from featurestore.shard.protocol import Fence
 
 
 class ViewPlan(msgspec.Struct, frozen=True):
-    """A view as the registry numbers it, and the fences it starts with where a shard has none, by partition."""
+    """A view version as the registry has it, and the fences it starts with where a shard has none, by partition."""
 
-    name: str
+    spec: ViewSpec
     view_id: int
     version: int
     initial: dict[int, Fence]
+
+    @property
+    def reference(self) -> str:
+        """ "view@version"."""
+        return f"{self.spec.name}@{self.version}"
+
+    def compile(self, source: SourceSpec) -> CompiledView:
+        """The version, compiled. source: that it reads."""
+        return compile_view(self.spec, source, view_id=self.view_id, version=self.version)
 
 
 class ArchivePlan(msgspec.Struct, frozen=True):
@@ -46,12 +56,12 @@ class SourcePlan(msgspec.Struct, frozen=True):
 
 
 class RunPlan(msgspec.Struct, frozen=True):
-    """One run. run_id: unique for each start of the cluster. log_level: of the children's logs. drain_marker,
-    replan_marker: files whose presence ends every process: for good, or to be started again with a new plan.
-    metrics_dir: where each process keeps writing its metrics for a live display, None without one.
+    """One run. base_dir: of the project. run_id: unique for each start of the cluster. log_level: of the children's
+    logs. drain_marker, replan_marker: files whose presence ends every process: for good, or to be
+    started again with a new plan. metrics_dir: where each process keeps writing its metrics for a live display, None
+    without one.
     """
 
-    modules: tuple[str, ...]
     base_dir: str
     run_id: str
     bootstrap_servers: str

@@ -76,7 +76,7 @@ def plan_source(
     info = open_source_store(data_dir, source.name, settings.store.shards)
     covered = recover_outbox(data_dir, source.name)
     compiled = registered.compile()
-    initial = {view.spec.name: _first_fences(view, topic) for view in registered.views}
+    initial = {view.reference: _first_fences(view, topic) for view in registered.views}
     fences = read_fences(data_dir, source.name, info.shards, compiled, topic, initial, covered)
     for folder in outbox_dirs(data_dir, source.name):
         finish_recovery(folder)
@@ -97,7 +97,7 @@ def plan_source(
     )
     return SourcePlan(
         source=source,
-        views=tuple(ViewPlan(view.name, view.view_id, view.version, initial[view.name]) for view in compiled),
+        views=tuple(ViewPlan(view.spec, view.view_id, view.version, initial[view.reference]) for view in compiled),
         generation=topic.generation,
         incarnation=info.incarnation,
         shards=info.shards,
@@ -123,8 +123,8 @@ def read_fences(
 ) -> dict[int, list[Fence]]:
     """All fences by partition; writes the first ones of new views, and drops outbox entries that files show already.
 
-    topic: what is to be read; of the archive in a backfill. initial: by view, where it begins that has no fence yet.
-    covered: by shard, what `recover_outbox` gave.
+    topic: what is to be read; of the archive in a backfill. initial: by "view@version", where it
+    begins that has no fence yet. covered: by shard, what `recover_outbox` gave.
     """
     memory = RocksMemory()
     with ExitStack() as stack:
@@ -136,7 +136,7 @@ def read_fences(
         fences: dict[int, list[Fence]] = {partition: [] for partition in topic.partitions}
         for view in views:
             states = [store.read_state(view) or ViewState() for store in stores]
-            first = first_fences(topic.generation, states, initial[view.name], topic.partitions)
+            first = first_fences(topic.generation, states, initial[view.reference], topic.partitions)
             for state, commit in zip(states, commits, strict=True):
                 known = {p: state.fence(topic.generation, p) for p in topic.partitions}
                 new = {p: first[p] for p, fence in known.items() if fence is None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -12,11 +12,8 @@ from types import FrameType
 import structlog
 from bytewax._bytewax import cluster_main
 
-from featurestore.compile.bind import BoundView
-from featurestore.compile.view import compile_view
+from featurestore.compile.bind import BoundView, bind_view
 from featurestore.config import Settings
-from featurestore.definitions.discover import Definitions
-from featurestore.definitions.specs import ViewSpec
 from featurestore.errors import FeatureStoreError
 from featurestore.observability import Metrics, create_metrics, serve_metrics, write_metrics
 from featurestore.worker.archive_task import ArchiveTask
@@ -36,8 +33,6 @@ WRITE_METRICS_S = 0.5
 def run_process(
     plan: RunPlan,
     settings: Settings,
-    definitions: Definitions,
-    specs: Mapping[str, ViewSpec],
     metrics: Metrics,
     *,
     process: int = 0,
@@ -51,7 +46,7 @@ def run_process(
     hosts: dict[str, SourceHost] = {}
     sources: dict[str, tuple[Callable[[int, int], ReadingTask], SourceHost]] = {}
     for source in plan.sources:
-        views = _bind(source, definitions, specs)
+        views = [bind_view(view.compile(source.source)) for view in source.views]
         host = SourceHost(source, views, settings, metrics, run_id=plan.run_id, process=process)
         hosts[source.source.name] = host
         sources[source.source.name] = (
@@ -121,12 +116,3 @@ def _task_builder(
         return SourceTask(source, views, settings, metrics, plan, process=index, processes=count)
 
     return build
-
-
-def _bind(source: SourcePlan, definitions: Definitions, specs: Mapping[str, ViewSpec]) -> list[BoundView]:
-    bound = []
-    for view in source.views:
-        author = definitions.views[view.name]
-        compiled = compile_view(specs[view.name], source.source, view_id=view.view_id, version=view.version)
-        bound.append(BoundView(compiled, author.where, author.derive or {}))
-    return bound

@@ -1,4 +1,4 @@
-"""Removing what older versions of a view left behind, online and offline. The current version is never touched.
+"""Removing what retired versions of a view left behind, online and offline. What is computed is never touched.
 
 Only while no run holds the source. All steps may be repeated: killed half way, the same purge removes the rest.
 """
@@ -6,7 +6,7 @@ Only while no run holds the source. All steps may be repeated: killed half way, 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,7 @@ from featurestore.online import layout
 from featurestore.online.rocks import RocksMemory
 from featurestore.online.shard_store import RocksShardStore
 from featurestore.online.source_store import open_source_store, read_store_info
-from featurestore.online.usage import StoredBytes, folder_bytes, measure_versions
+from featurestore.online.usage import StoredBytes, Versions, folder_bytes, measure_versions
 from featurestore.registry import RegisteredView
 from featurestore.worker.prepare import outbox_dirs, recover_outbox
 
@@ -36,16 +36,30 @@ class Leftover(msgspec.Struct, frozen=True):
     offline_bytes: int
 
 
-def find_leftovers(data_dir: Path, view: RegisteredView, on_shard: OnShard | None = None) -> list[Leftover]:
-    """What older versions of a view have in the stores, by version; those of which nothing is left aside."""
+def find_leftovers(
+    data_dir: Path, view: RegisteredView, live: Collection[int], on_shard: OnShard | None = None
+) -> list[Leftover]:
+    """What retired versions of a view have in the stores, by version; those of which nothing is left aside.
+
+    live: versions that are computed.
+    """
     stored = measure_versions(data_dir, view.spec.source, on_shard)
     found = []
-    for version in range(1, view.version):
+    for version in stored_versions(data_dir, view, stored):
+        if version in live:
+            continue
         online = stored.get((view.view_id, version), StoredBytes())
         folder = version_dir(data_dir / "offline", view.spec.name, version)
         if online.total_bytes or folder.is_dir():
             found.append(Leftover(version, online.entities, online.total_bytes, folder_bytes(folder)))
     return found
+
+
+def stored_versions(data_dir: Path, view: RegisteredView, measured: Versions) -> list[int]:
+    """Versions of a view of which anything is in the stores, sorted. measured: by `measure_versions`."""
+    online = {version for view_id, version in measured if view_id == view.view_id}
+    folders = version_dir(data_dir / "offline", view.spec.name, 0).parent.glob("v*")
+    return sorted(online | {int(folder.name[1:]) for folder in folders if folder.name[1:].isdecimal()})
 
 
 def purge_versions(
@@ -56,11 +70,11 @@ def purge_versions(
     *,
     crash_point: CrashPoint = no_crash,
 ) -> None:
-    """Remove old versions of a view: rows, waiting entities, revisions, state, and snapshot files.
+    """Remove retired versions of a view: rows, waiting entities, revisions, state, and snapshot files.
 
     The caller holds the lock of the view's source. Raises StoreError when a shard is missing or damaged.
     """
-    assert all(version < view.version for version in versions), "the current version stays"
+    assert view.version not in versions, "the served version stays"
     info = read_store_info(data_dir, view.spec.source)
     if info is not None:
         open_source_store(data_dir, view.spec.source, info.shards)

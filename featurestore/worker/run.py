@@ -70,10 +70,10 @@ def run(settings: Settings, options: RunOptions) -> None:
         if options.processes == 1:
             plan = planner()
             metrics = show_metrics(plan, settings, 0)
-            run_process(plan, settings, definitions, resolved.views, metrics)
+            run_process(plan, settings, metrics)
             while plan.replan_requested() and not plan.drain_requested():
                 plan = planner()
-                run_process(plan, settings, definitions, resolved.views, metrics)
+                run_process(plan, settings, metrics)
         else:
             supervise(
                 planner,
@@ -97,7 +97,7 @@ def run(settings: Settings, options: RunOptions) -> None:
 def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: bool) -> list[RegisteredSource]:
     """What to run, by source: without paused views, and those that a backfill is filling."""
     data_dir = Path(settings.store.data_dir)
-    registry = Registry.open(data_dir / "registry" / "registry.db")
+    registry = Registry.open(settings.registry_place)
     if apply and settings.registry.require_owner:
         require_owners(resolved)
     sources = registered_views(registry, resolved, apply=apply)
@@ -107,11 +107,13 @@ def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: boo
             log.warning("view_paused", view=name, since=since.isoformat())
             left_out[name] = f"take it in again: featurestore view resume {name}"
     for source in sources:
-        for name in sorted(settle_backfill(data_dir, source.source.name, registry) & resolved.views.keys()):
-            log.warning("view_in_backfill", view=name)
-            left_out[name] = "finish the backfill, or give it up: featurestore backfill MODULE --abandon"
+        for reference in sorted(settle_backfill(data_dir, source.source.name, registry)):
+            log.warning("view_in_backfill", view=reference)
+            left_out[reference] = "finish the backfill, or give it up: featurestore backfill MODULE --abandon"
     kept = [
-        RegisteredSource(source.source, tuple(view for view in source.views if view.spec.name not in left_out))
+        RegisteredSource(
+            source.source, tuple(view for view in source.views if not {view.name, view.reference} & left_out.keys())
+        )
         for source in sources
     ]
     if not any(source.views for source in kept):
@@ -124,7 +126,8 @@ def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: boo
 def registered_views(registry: Registry, resolved: ResolvedDefinitions, *, apply: bool) -> list[RegisteredSource]:
     """The deployed views of these definitions, by source.
 
-    apply: write what has changed first; without it changed definitions raise PlanRequiredError, which shows the plan.
+    All versions that are computed, of each view. apply: write what has changed first, served at once;
+    without it changed definitions raise PlanRequiredError, which shows the plan.
     """
     plan = registry.plan(resolved)
     if plan.has_changes:
@@ -133,8 +136,8 @@ def registered_views(registry: Registry, resolved: ResolvedDefinitions, *, apply
                 f"the definitions differ from what is applied:\n{plan.render()}",
                 hint="review it, then run `featurestore apply`, or this command with --apply",
             )
-        registry.apply(plan)
-    views = [view for view in registry.views() if view.spec.name in resolved.views]
+        registry.apply(plan, promote=True)
+    views = [view for view in registry.live_views() if view.name in resolved.views]
     return [
         RegisteredSource(registry.source(name), tuple(view for view in views if view.spec.source == name))
         for name in sorted({view.spec.source for view in views})
@@ -158,7 +161,6 @@ class _Planner:
         bootstrap = resolve_bootstrap(settings.kafka.bootstrap_servers, Path(settings.store.data_dir), stop=stop)
         run_id = uuid.uuid4().hex[:8]
         return RunPlan(
-            modules=options.modules,
             base_dir=str(options.base_dir),
             run_id=run_id,
             bootstrap_servers=bootstrap,

@@ -28,7 +28,8 @@ log = structlog.get_logger()
 
 
 def settle_backfill(data_dir: Path, source: str, registry: Registry) -> frozenset[str]:
-    """Before a run: take in a backfill that is whole; names of views whose backfill is not, for they must not begin.
+    """Before a run: take in a backfill that is whole; "view@version" of those whose backfill is not, for they
+    must not begin.
 
     The caller holds the lock of the source.
     """
@@ -38,20 +39,20 @@ def settle_backfill(data_dir: Path, source: str, registry: Registry) -> frozense
     try:
         lock = lock_source(staging_dir(data_dir, source), source, wait_s=0.5)
     except StoreLockedError:
-        return frozenset(view.name for view in staging.views)
+        return staged_references(staging)
     try:
         take_in_backfill(data_dir, source, registry)
         staging = read_staging(data_dir, source)
         current = staging is not None and staged_views(staging, registry) is not None
-        return frozenset(view.name for view in staging.views) if staging is not None and current else frozenset()
+        return staged_references(staging) if staging is not None and current else frozenset()
     finally:
         lock.release()
 
 
 def take_in_backfill(data_dir: Path, source: str, registry: Registry) -> dict[str, int]:
-    """Take in a source's backfill when it is whole; rows in the online store, by view.
+    """Take in a source's backfill when it is whole; rows in the online store, by "view@version".
 
-    Empty when there is nothing to take in. A backfill is dropped when its versions are not current any more, or when a
+    Empty when there is nothing to take in. A backfill is dropped when its versions are not computed any more, or when a
     worker has begun them meanwhile. The caller holds the locks of the source and of its backfill.
     """
     staging = read_staging(data_dir, source)
@@ -60,13 +61,18 @@ def take_in_backfill(data_dir: Path, source: str, registry: Registry) -> dict[st
     views = staged_views(staging, registry)
     rows: dict[str, int] = {}
     if views is None or not _fits(data_dir, staging, views):
-        log.warning("backfill_dropped", source=source, views=[view.name for view in staging.views])
+        log.warning("backfill_dropped", source=source, views=sorted(staged_references(staging)))
     else:
         write_staging(data_dir, msgspec.structs.replace(staging, taken=True))
         rows = _take(data_dir, source, views)
         log.info("backfill_taken_in", source=source, rows=rows)
     clear_staging(data_dir, source)
     return rows
+
+
+def staged_references(staging: Staging) -> frozenset[str]:
+    """ "view@version" of what a backfill fills."""
+    return frozenset(f"{view.name}@{view.version}" for view in staging.views)
 
 
 def _fits(data_dir: Path, staging: Staging, views: Sequence[CompiledView]) -> bool:
@@ -84,7 +90,7 @@ def _fits(data_dir: Path, staging: Staging, views: Sequence[CompiledView]) -> bo
 
 
 def _take(data_dir: Path, source: str, views: Sequence[CompiledView]) -> dict[str, int]:
-    """Move the files, copy the rows; rows by view."""
+    """Move the files, copy the rows; rows by "view@version"."""
     staged = staging_dir(data_dir, source)
     shards = open_source_store(staged, source, 1).shards
     memory = RocksMemory()
@@ -92,13 +98,13 @@ def _take(data_dir: Path, source: str, views: Sequence[CompiledView]) -> dict[st
     for view in views:
         _move_files(staged / "offline", data_dir / "offline", view)
         pairs = [(layout.shard_dir(staged, source, n), layout.shard_dir(data_dir, source, n)) for n in range(shards)]
-        rows[view.name] = sum(copy_view(origin, target, view, memory) for origin, target in pairs)
+        rows[view.reference] = sum(copy_view(origin, target, view, memory) for origin, target in pairs)
     return rows
 
 
 def staged_views(staging: Staging, registry: Registry) -> list[CompiledView] | None:
-    """The views of a backfill, compiled; None when one of them has another version by now, or is gone."""
-    deployed = {(view.view_id, view.version): view for view in registry.views()}
+    """The views of a backfill, compiled; None when one of them is no longer computed."""
+    deployed = {(view.view_id, view.version): view for view in registry.live_views()}
     found = [deployed.get((view.view_id, view.version)) for view in staging.views]
     source = registry.source(staging.source)
     compiled = [

@@ -55,7 +55,7 @@ def test_the_bytes_are_those_of_keys_values_and_files(project: Path):
     for view in disk["views"]:
         (version,) = view["versions"]
         entities, size = counted_bytes(data_dir, views[view["name"]].view_id, version["version"])
-        assert (version["current"], version["entities"]) == (True, entities)
+        assert (version["live"], version["entities"]) == (True, entities)
         assert version["online_bytes"] == view["online_bytes"] == size > version["rows_bytes"] > 0
         files = [path for path in (data_dir / "offline" / "features" / view["name"]).rglob("*") if path.is_file()]
         assert version["offline_bytes"] == view["offline_bytes"] == sum(path.stat().st_size for path in files) > 0

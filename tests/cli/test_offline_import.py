@@ -95,7 +95,7 @@ def test_a_backfill_under_way_begins_anew_and_says_of_what_the_view_knows_nothin
     (source,) = json.loads(filled.stdout)["sources"]
     assert source["taken_in"]
     (partial,) = source["partial"]
-    assert (partial["view"], partial["complete_from"][:10]) == ("merchant_days", "2026-11-20")
+    assert (partial["view"], partial["complete_from"][:10]) == ("merchant_days@2", "2026-11-20")
     verified = command(project, "offline", "verify")
     assert verified.returncode == 0, verified.stdout
     states = answer(project, "status")["views"]

@@ -75,7 +75,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 def assert_only_the_current_version_is_left(project: Project, before: Stores) -> None:
     view = registered(project)
-    assert find_leftovers(project.data_dir, view) == []
+    assert find_leftovers(project.data_dir, view, [view.version]) == []
     offline = project.data_dir / "offline"
     assert not version_dir(offline, VIEW, 1).exists()
     assert version_dir(offline, VIEW, 2).is_dir()
@@ -86,7 +86,7 @@ def assert_only_the_current_version_is_left(project: Project, before: Stores) ->
 def test_a_purge_removes_the_old_version_alone(project: Project):
     before, data_dir = read_stores(project), project.data_dir
     view = registered(project)
-    (left,) = find_leftovers(data_dir, view)
+    (left,) = find_leftovers(data_dir, view, [view.version])
     assert left.version == 1
     assert left.entities > 0
     assert left.online_bytes > 0
@@ -103,7 +103,7 @@ def test_a_purge_removes_the_old_version_alone(project: Project):
             lock.release()
         assert held.returncode == 1
         assert "is being run by process" in held.stderr
-        assert find_leftovers(data_dir, view) == [left]
+        assert find_leftovers(data_dir, view, [view.version]) == [left]
 
         done = project.call("view", "purge", VIEW, "--yes", "--json")
         assert done.returncode == 0, done.stderr
@@ -132,7 +132,7 @@ def test_a_purge_that_was_killed_anywhere_is_finished_by_the_next(project: Proje
         with pytest.raises(KilledError) as killed:
             purge_versions(project.data_dir, view, [1], crash_point=Kill(at))
         points.append(str(killed.value))
-        assert (find_leftovers(project.data_dir, view) == []) == (at == shards + 3)
+        assert (find_leftovers(project.data_dir, view, [view.version]) == []) == (at == shards + 3)
     assert points == [*["shard_purged"] * 3, "recovered", "marker_removed", "files_removed"]
     purge_versions(project.data_dir, view, [1])
     project.run_until_end()

@@ -15,7 +15,7 @@ MINUTE = 60_000_000
 
 
 def board(root: Path, process: int = 0, *, shards: int = 2, run_id: str = "r1", version: int = 1) -> CompletenessBoard:
-    return CompletenessBoard(root / "offline", root / "board", run_id, process, shards, {"activity": version})
+    return CompletenessBoard(root / "offline", root / "board", run_id, process, shards, [("activity", version)])
 
 
 def marker(root: Path, version: int = 1) -> int | None:
@@ -24,44 +24,44 @@ def marker(root: Path, version: int = 1) -> int | None:
 
 def test_the_marker_is_the_least_over_the_shards_of_all_processes(tmp_path: Path):
     first, second = board(tmp_path, 0), board(tmp_path, 1)
-    first.publish({0: {"activity": 5 * MINUTE}})
+    first.publish({0: {"activity@1": 5 * MINUTE}})
     assert marker(tmp_path) is None, "shard 1 has not been heard of"
-    second.publish({1: {"activity": 3 * MINUTE}})
+    second.publish({1: {"activity@1": 3 * MINUTE}})
     assert marker(tmp_path) == 3 * MINUTE
-    second.publish({1: {"activity": 9 * MINUTE}})
+    second.publish({1: {"activity@1": 9 * MINUTE}})
     assert marker(tmp_path) == 5 * MINUTE
 
 
 def test_a_shard_without_a_watermark_holds_it_back(tmp_path: Path):
-    board(tmp_path).publish({0: {"activity": MINUTE}, 1: {"activity": NO_TIME}})
+    board(tmp_path).publish({0: {"activity@1": MINUTE}, 1: {"activity@1": NO_TIME}})
     assert marker(tmp_path) is None
 
 
 def test_pages_of_an_earlier_run_do_not_count(tmp_path: Path):
-    board(tmp_path, 1).publish({1: {"activity": 9 * MINUTE}})
+    board(tmp_path, 1).publish({1: {"activity@1": 9 * MINUTE}})
     now = board(tmp_path, 0, run_id="r2")
-    now.publish({0: {"activity": 5 * MINUTE}})
+    now.publish({0: {"activity@1": 5 * MINUTE}})
     assert marker(tmp_path) is None
-    now.publish({0: {"activity": 5 * MINUTE}, 1: {"activity": 4 * MINUTE}})
+    now.publish({0: {"activity@1": 5 * MINUTE}, 1: {"activity@1": 4 * MINUTE}})
     assert marker(tmp_path) == 4 * MINUTE
 
 
 def test_it_never_goes_back(tmp_path: Path):
-    board(tmp_path, shards=1).publish({0: {"activity": 5 * MINUTE}})
-    board(tmp_path, shards=1, run_id="r2").publish({0: {"activity": 2 * MINUTE}})
+    board(tmp_path, shards=1).publish({0: {"activity@1": 5 * MINUTE}})
+    board(tmp_path, shards=1, run_id="r2").publish({0: {"activity@1": 2 * MINUTE}})
     assert marker(tmp_path) == 5 * MINUTE
 
 
 def test_a_new_version_has_a_marker_of_its_own(tmp_path: Path):
-    board(tmp_path, shards=1).publish({0: {"activity": 5 * MINUTE}})
-    board(tmp_path, shards=1, run_id="r2", version=2).publish({0: {"activity": 2 * MINUTE}})
+    board(tmp_path, shards=1).publish({0: {"activity@1": 5 * MINUTE}})
+    board(tmp_path, shards=1, run_id="r2", version=2).publish({0: {"activity@2": 2 * MINUTE}})
     assert (marker(tmp_path, 1), marker(tmp_path, 2)) == (5 * MINUTE, 2 * MINUTE)
     remove_marker(tmp_path / "offline", "activity", 1)
     assert (marker(tmp_path, 1), marker(tmp_path, 2)) == (None, 2 * MINUTE)
 
 
 def test_the_file_reads_without_code_of_ours(tmp_path: Path):
-    board(tmp_path, shards=1).publish({0: {"activity": 1_767_225_600_000_000}})
+    board(tmp_path, shards=1).publish({0: {"activity@1": 1_767_225_600_000_000}})
     path = marker_path(tmp_path / "offline", "activity", 1)
     assert path.relative_to(tmp_path).as_posix() == "offline/features/activity/v1/_complete.json"
     document = json.loads(path.read_text())

@@ -192,7 +192,7 @@ class Writer:
         memory = RocksMemory()
         folders = [layout.shard_dir(data_dir, SOURCE.name, shard) for shard in range(SHARDS)]
         self._stores = [RocksShardStore(folder, memory) for folder in folders]
-        initial = {view.compiled.name: {0: Fence(0)} for view in self._bound}
+        initial = {view.compiled.reference: {0: Fence(0)} for view in self._bound}
         self._processors = [ShardProcessor(self._bound, "g1", [0], store, initial) for store in self._stores]
         fences = [self._fence(store) for store in self._stores]
         # A kill between two shards leaves one behind: events from there on are brought again.

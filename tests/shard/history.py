@@ -149,7 +149,7 @@ class History:
     def _live(self, close_windows: bool) -> None:
         views = [case.bound for case in self.cases]
         partitions = range(len(self.stream))
-        initial = {view.compiled.name: {p: Fence(0) for p in partitions} for view in views}
+        initial = {view.compiled.reference: {p: Fence(0) for p in partitions} for view in views}
         processors = [ShardProcessor(views, GENERATION, partitions, store, initial) for store in self.stores]
         router = Router(views, self.shards)
         at = {p: self._resume(p, views) for p in partitions}

@@ -70,7 +70,7 @@ class RunAhead(History):
     def read_before(self, before: dict[int, int], *, close_windows: bool) -> None:
         views = [case.bound for case in self.cases]
         partitions = range(len(self.stream))
-        initial = {view.compiled.name: {p: Fence(0) for p in partitions} for view in views}
+        initial = {view.compiled.reference: {p: Fence(0) for p in partitions} for view in views}
         processors = [ShardProcessor(views, GENERATION, partitions, store, initial) for store in self.stores]
         router = Router(views, self.shards)
         for partition in sorted(partitions, reverse=True):

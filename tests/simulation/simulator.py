@@ -151,7 +151,7 @@ class _Life:
 
     def live(self, close_windows: bool) -> bool:
         """Whether the topic's end was reached; False: drained before."""
-        initial = {view.compiled.name: {p: Fence(0) for p in self._topic.end} for view in self._views}
+        initial = {view.compiled.reference: {p: Fence(0) for p in self._topic.end} for view in self._views}
         resume, starts = self._prepare(initial)
         count = self._random.choice(self._habits.processes)
         drain_after = self._random.randint(0, 6) if self._random.random() < self._habits.drain_share else None
@@ -210,7 +210,7 @@ class _Life:
                 for partition, found in fences.items():
                     fence = state.fence(GENERATION, partition)
                     if fence is None:
-                        fence = initial[view.compiled.name][partition]
+                        fence = initial[view.compiled.reference][partition]
                         keyed = {**state.fences, fence_key(GENERATION, partition): fence}
                         state = msgspec.structs.replace(state, fences=keyed)
                     found.append(fence)

@@ -70,7 +70,7 @@ def test_an_interrupted_hand_over_is_made_again(tmp_path: Path, monkeypatch: pyt
         take_in_backfill(tmp_path, SOURCE, registry)
     assert offsets(tmp_path, view) == [100, None]
     monkeypatch.undo()
-    assert take_in_backfill(tmp_path, SOURCE, registry) == {view.name: 0}
+    assert take_in_backfill(tmp_path, SOURCE, registry) == {view.reference: 0}
     assert offsets(tmp_path, view) == [100, 101]
     assert read_staging(tmp_path, SOURCE) is None
 
