@@ -89,9 +89,9 @@ class Counts:
 @dataclass
 class Report:
     watermark_us: dict[str, int]
-    rows_written: dict[str, int] = field(default_factory=lambda: {"v": 4})
-    snapshot_rows: dict[str, int] = field(default_factory=lambda: {"v": 7})
-    counts: dict[str, Counts] = field(default_factory=lambda: {"v": Counts()})
+    rows_written: dict[str, int] = field(default_factory=lambda: {"v@2": 4})
+    snapshot_rows: dict[str, int] = field(default_factory=lambda: {"v@2": 7})
+    counts: dict[str, Counts] = field(default_factory=lambda: {"v@2": Counts()})
 
 
 def test_a_commit_is_counted_by_view(metrics: Metrics, registry: CollectorRegistry) -> None:

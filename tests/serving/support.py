@@ -31,7 +31,7 @@ from featurestore.serving.app import build_app
 from featurestore.serving.limits import Limits
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.server import bind, follow, url_of
-from featurestore.serving.service import FeatureService
+from featurestore.serving.service import CHECK_INTERVAL_S, FeatureService
 from featurestore.serving.transport import OneWriteProtocol
 from featurestore.shard.processor import ShardProcessor
 from featurestore.shard.protocol import Fence, ShardBatch
@@ -247,7 +247,8 @@ def served(service: FeatureService, *, refresh_s: float = 0.02, limits: Limits |
     stop = threading.Event()
     threads = [
         threading.Thread(target=server.run, kwargs={"sockets": [listener]}),
-        threading.Thread(target=follow, args=(service, refresh_s, stop)),
+        threading.Thread(target=follow, args=(service.refresh, refresh_s, stop)),
+        threading.Thread(target=follow, args=(service.reload, CHECK_INTERVAL_S, stop)),
     ]
     for thread in threads:
         thread.start()

@@ -18,11 +18,10 @@ from featurestore.definitions.resolve import ResolvedDefinitions, fingerprint
 from featurestore.definitions.specs import FeatureServiceSpec, ServiceViewSpec, ViewSpec
 from featurestore.errors import (
     MalformedRequestError,
-    PinnedVersionError,
     RequestTooLargeError,
     UnknownFeatureServiceError,
 )
-from featurestore.registry import Registry
+from featurestore.registry import Registry, registry_file
 from featurestore.serving import FeatureService
 from featurestore.serving.limits import Limits
 from tests.factories import sliding
@@ -34,7 +33,6 @@ from tests.serving.support import (
     SECOND,
     SOURCE,
     event,
-    eventually,
     register,
     served,
     write_store,
@@ -143,7 +141,7 @@ def test_a_service_counts_with_its_features_against_the_limit(data_dir: Path) ->
         client.get_online_features(feature_service="fraud_v3", entities={"card_id": ["c1"]})
 
 
-def test_a_service_whose_view_computes_something_else_by_now_is_refused_until_it_is_applied(tmp_path: Path) -> None:
+def test_a_service_reads_the_version_it_pins_until_it_is_moved(tmp_path: Path) -> None:
     apply(tmp_path, (CARD, ACCOUNT), FRAUD)
     write_store(tmp_path, [event("c1", at_us=NOON - SECOND)])
     service = FeatureService(tmp_path, now_us=lambda: NOON)
@@ -151,16 +149,19 @@ def test_a_service_whose_view_computes_something_else_by_now_is_refused_until_it
     first, *others = CARD.features
     other = msgspec.structs.replace(CARD, features=(msgspec.structs.replace(first, window=sliding(20)), *others))
     ask: dict[str, Any] = {"feature_service": "fraud_v3", "entities": {"card_id": ["c1"]}}
+    registry = Registry.open(registry_file(tmp_path))
     with served(service) as url, FeatureStoreClient(url) as client:
         assert client.get_online_features(**ask).to_dict()["count_10m"] == [1]
         apply(tmp_path, (other, ACCOUNT))
+        registry.versions.promote("card_activity", 2)
         service.refresh(check=True)
-        with pytest.raises(PinnedVersionError, match="reads version 1 of view 'card_activity', deployed is version 2"):
-            client.get_online_features(**ask)
-        assert httpx.post(f"{url}/get-online-features", json=ask).status_code == 409
-        apply(tmp_path, (other, ACCOUNT), of("fraud_v3", (other, ("count_10m",))))
+        by_name = client.get_online_features(["card_activity:count_10m"], {"card_id": ["c1"]})
+        assert by_name.to_dict()["count_10m"] == [None], "version 2 has no rows yet"
+        assert client.get_online_features(**ask).to_dict()["count_10m"] == [1]
+        registry.versions.promote("card_activity", 2, services=["fraud_v3"])
         service.refresh(check=True)
-        eventually(lambda: client.get_online_features(**ask).to_dict() == {"card_id": ["c1"], "count_10m": [None]})
+        assert client.get_online_features(**ask).to_dict()["count_10m"] == [None]
+    registry.close()
 
 
 def get(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from featurestore.errors import MalformedRequestError, ServerUnavailableError, UnknownViewError
+from featurestore.errors import MalformedRequestError, RegistryError, ServerUnavailableError, UnknownViewError
 from featurestore.serving import FeatureService, OnlineRequest
 from tests.factories import MINUTE
 from tests.serving.support import (
@@ -187,13 +187,14 @@ def test_a_registry_that_breaks_leaves_the_last_views_served(tmp_path: Path) -> 
     service = FeatureService(tmp_path, now_us=lambda: NOON)
     service.refresh(check=True)
 
-    def broken(path: Path) -> object:
-        raise ServerUnavailableError("the registry is being repaired")
-
-    service._load = broken  # type: ignore[assignment]
-    (tmp_path / "registry" / "registry.db").touch()
-    with pytest.raises(ServerUnavailableError, match="repaired"):
+    path = tmp_path / "registry" / "registry.db"
+    whole = path.read_bytes()
+    path.write_bytes(b"not a database, but long enough to look at" * 40)
+    with pytest.raises(RegistryError, match="not a database"):
         service.refresh(check=True)
+    assert count_of(service) == 1
+    path.write_bytes(whole)
+    service.refresh(check=True)
     assert count_of(service) == 1
     service.close()
 

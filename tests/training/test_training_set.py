@@ -261,7 +261,7 @@ def test_made_again_from_its_manifest_after_the_archive_has_grown(
     assert "the spine is not the one of the manifest" in refused.stderr
     toml = grown / "project" / copy.example.module
     toml.write_text(toml.read_text().replace('pl.col("status") == "approved"', 'pl.col("status") != "declined"'))
-    assert copy.call("apply", copy.example.module).returncode == 0
+    assert copy.call("apply", copy.example.module, "--promote").returncode == 0
     refused = copy.call("training-set", *map(str, asked), "--as-of-manifest", first["manifest"], "--out", "x.parquet")
     assert refused.returncode == 1
     assert "computes something else by now" in refused.stderr
