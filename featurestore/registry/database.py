@@ -147,7 +147,7 @@ def _over_network(text: str) -> Database:
                 hint="registry.url is a postgresql:// URL; without one the registry is a file under the data_dir",
             )
         engine = create_engine(url, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": _CONNECT_S})
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise RegistryError(
             "registry.url is no URL of a database", hint="write postgresql://user:password@host:5432/database"
         ) from error

@@ -147,7 +147,8 @@ class DefinitionsFollower:
         return found if found.format_version == FORMAT_VERSION else None
 
     def _keep(self, found: ServedDefinitions) -> None:
-        assert self._cache is not None
+        if self._cache is None:
+            return
         temporary = self._cache.with_name(f".{self._cache.name}.{os.getpid()}")
         try:
             self._cache.parent.mkdir(parents=True, exist_ok=True)

@@ -2,79 +2,26 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import pwd
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import polars as pl
+import psycopg
 import pytest
 
 from featurestore.compile.batch import CompiledBatchView
 from featurestore.definitions.batch import SQLSource
 from featurestore.errors import SourceError, SourceUnavailableError
 from tests.batch.support import Project, compiled
-
-psycopg = pytest.importorskip("psycopg")
-
-
-def binary(name: str) -> str | None:
-    """A program of PostgreSQL, which distributions keep out of the PATH."""
-    return next(iter(sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), reverse=True)), shutil.which(name))
+from tests.postgres import PostgresServer
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """A server of its own with an empty database; gives its URL."""
-    initdb, postgres = binary("initdb"), binary("postgres")
-    if initdb is None or postgres is None:
-        pytest.skip("no PostgreSQL on this machine")
-    folder = Path(tempfile.mkdtemp(prefix="featurestore-postgres-"))
-    user: dict[str, Any] = {}
-    if os.getuid() == 0:  # which PostgreSQL refuses to be run by
-        other = pwd.getpwnam("postgres")
-        user = {"user": other.pw_uid, "group": other.pw_gid, "extra_groups": []}
-        os.chown(folder, other.pw_uid, other.pw_gid)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = [initdb, "-D", str(folder / "db"), "-U", "reader", "-A", "trust", "-E", "UTF8", "--no-sync"]
-    subprocess.run(made, check=True, capture_output=True, cwd=folder, **user)
-    settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    process = subprocess.Popen(
-        [postgres, "-D", str(folder / "db"), "-p", str(port), *settings],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        **user,
-    )
-    try:
-        url = f"postgresql://reader:word@127.0.0.1:{port}/postgres"
-        wait_for(url)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
-        shutil.rmtree(folder)
-
-
-def wait_for(url: str) -> None:
-    """Until the server answers."""
-    for attempt in range(200):
-        try:
-            psycopg.connect(url, connect_timeout=1).close()
-        except psycopg.OperationalError:
-            assert attempt < 199, "PostgreSQL does not start"
-            time.sleep(0.05)
-        else:
-            return
+    running = PostgresServer()
+    yield running.url
+    running.close()
 
 
 @pytest.fixture
