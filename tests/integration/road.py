@@ -78,13 +78,19 @@ def _entity(view: View, key: str) -> tuple[str, ...]:
     return (key,) if len(view.join_keys) == 1 else tuple(key.split("|"))
 
 
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 def ask_server(
     project: Project, features: Sequence[str], entities: Mapping[str, Sequence[str]]
 ) -> dict[str, list[object]]:
     """What a server, started for it, answers to the thin client as of the newest event."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = project.folder / "serve.log"
     server = project.start("serve", "--port", str(port), "--clock", "event", log=log)
     try:

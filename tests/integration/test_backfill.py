@@ -60,7 +60,7 @@ def test_a_backfill_killed_again_and_again_hands_over_to_the_live_stream(any_top
     planned = project.call("backfill", MODULE, "--dry-run", "--apply", "--json")
     assert planned.returncode == 0, planned.stderr
     (source,) = json.loads(planned.stdout)["sources"]
-    assert source["views"] == ["merchant_activity"]
+    assert source["views"] == ["merchant_activity@1"]
     archived = read_stores_events(project)
     assert sum(part["events"] for part in source["to_read"]) == archived
 
@@ -92,7 +92,7 @@ def test_a_backfill_killed_again_and_again_hands_over_to_the_live_stream(any_top
         (source,) = json.loads(done.stdout)["sources"]
         assert source["finished"]
         assert source["taken_in"]
-        assert source["rows"]["merchant_activity"] > 0
+        assert source["rows"]["merchant_activity@1"] > 0
 
     again = project.call("backfill", MODULE)
     assert again.returncode == 1
