@@ -24,6 +24,7 @@ from featurestore.registry.history import record, user
 from featurestore.registry.plan import VIEW_KINDS, Change, Plan, Stored, StoredDefinition, make_plan, still_fits
 from featurestore.registry.records import SPEC_TYPES, content_hash, decoded, encoded
 from featurestore.registry.services import RegisteredFeatureService
+from featurestore.registry.source_changes import SourceChanges
 from featurestore.registry.tables import (
     CHANGES,
     DEFINITIONS,
@@ -56,6 +57,8 @@ class Registry:
         self._database = database
         self.versions = Versions(database)
         """Versions of views side by side: promote, roll back, retire, canary."""
+        self.source_changes = SourceChanges(database)
+        """From which offset on a source's definition decides."""
 
     @classmethod
     def open(cls, place: Path | str, *, create: bool = True) -> Registry:

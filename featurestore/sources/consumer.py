@@ -26,9 +26,8 @@ from featurestore.errors import (
     TopicNotFoundError,
 )
 from featurestore.sources.client import consumer_settings, kafka_error, log_commit, make_client
-from featurestore.sources.decode import Decoder
 from featurestore.sources.duplicates import SeenIds
-from featurestore.sources.judge import Judge
+from featurestore.sources.epochs import EarlierSource, SourceVerdicts
 from featurestore.sources.messages import collect
 from featurestore.sources.schema_registry import SchemaRegistry
 from featurestore.sources.topics import describe_topic, made_again
@@ -86,9 +85,10 @@ class SourceReader:
 
     partitions: where each is read on. generation: of the topic. stop_at: recorded ends of a bounded run,
     else None. verdict_dir: where verdicts in which a clock spoke are remembered. settings: librdkafka's, of
-    the user. registry: of the schemas that Avro values were written with. base_dir: of relative schema
-    paths. archived_ids: of a source with `dedupe_by`, the ids before a partition's resume point that still matter (see
-    `SeenIds`). max_messages: the most that one poll gives. clock, monotonic: ns since the epoch, seconds.
+    the user. earlier: definitions of the source that decide about messages before some offset. registry: of the schemas
+    that Avro values were written with. base_dir: of relative schema paths. archived_ids: of a source with `dedupe_by`,
+    the ids before a partition's resume point that still matter (see `SeenIds`). max_messages: the most that one poll
+    gives. clock, monotonic: ns since the epoch, seconds.
 
     Called by one thread. After an error that `poll` raised only `close` may be called: messages of that
     poll are lost to this reader, and another one must resume from what was stored.
@@ -105,6 +105,7 @@ class SourceReader:
         verdict_dir: Path,
         settings: Mapping[str, str],
         *,
+        earlier: Sequence[EarlierSource] = (),
         registry: SchemaRegistry | None = None,
         base_dir: Path = Path(),
         archived_ids: Callable[[int, ResumePoint], pl.DataFrame | None] = _no_ids,
@@ -121,10 +122,9 @@ class SourceReader:
         self._settings = settings
         self._silent_until = self._ask_from = monotonic()
         self._doubt_since: float | None = None
-        # Messages that wait for a schema, and ends of partitions behind them.
+        # Messages that wait for a schema or for their turn, and ends of partitions behind them.
         self._held: tuple[Sequence[Message], dict[int, int]] | None = None
         self._ask_registry_from = monotonic()
-        self._decoder = Decoder(spec, base_dir, registry)
         self._partitions = {
             number: _Partition(number, point.next_offset, None if stop_at is None else stop_at[number], monotonic())
             for number, point in partitions.items()
@@ -139,7 +139,9 @@ class SourceReader:
         seen = None
         if spec.dedupe_by is not None:
             seen = {number: SeenIds(spec, archived_ids(number, point)) for number, point in partitions.items()}
-        self._judge = Judge(spec, newest, self._journals, seen)
+        self._verdicts = SourceVerdicts(
+            spec, earlier, newest, self._journals, seen, base_dir=base_dir, registry=registry
+        )
         self._reading = {p.number for p in self._partitions.values() if not p.finished}
         self._consumer.assign([self._place(p, self._partitions[p].next_offset) for p in self._reading])
 
@@ -209,13 +211,15 @@ class SourceReader:
         messages, ends = self._held or self._consume(timeout_s)
         now = self._monotonic()
         try:
-            batches = self._take(messages, ends, now)
+            part, rest = self._verdicts.first_part(messages)
+            batches = self._take(part, {} if rest else ends, now)
         except SchemaRegistryUnavailableError as error:
             self._held, self._ask_registry_from = (messages, ends), now + ASK_AGAIN_S
             if self._may_warn():
                 log.warning("schema_registry_error", source=self._spec.name, error=error.message, hint=error.hint)
             return None
-        self._held = None
+        self._held = (rest, ends) if rest else None
+        self._verdicts.forget_passed(lambda number: self._partitions[number].next_offset)
         progress = [batch.progress for batch in batches]
         covered = {batch.partition for batch in batches}
         for partition in self._partitions.values():
@@ -246,7 +250,7 @@ class SourceReader:
             self._note_ends(ends)
             return []
         raw = collect(messages, {p.number: (p.next_offset, p.stop_at) for p in self._partitions.values()})
-        judged = self._judge.judge(raw, self._decoder.decode(raw.values), self._clock() // 1_000)
+        judged = self._verdicts.judge(raw, self._clock() // 1_000)
         first = {number: self._partitions[number].next_offset for number, _, _ in raw.spans}
         for number, reached in raw.reached.items():
             partition = self._partitions[number]
@@ -352,12 +356,12 @@ class SourceReader:
             self._reading.remove(partition.number)
             self._consumer.incremental_unassign([self._place(partition.number)])
         first = first_offset if last is None else min(first_offset, last.next_offset)
-        newest = self._judge.max_event_time_us[partition.number]
+        newest = self._verdicts.max_event_time_us[partition.number]
         partition.told = PartitionProgress(partition.number, first, partition.next_offset, newest, state)
         return partition.told
 
     def _state(self, partition: _Partition, now: float) -> PartitionState:
-        known = self._judge.max_event_time_us[partition.number] != NO_TIME
+        known = self._verdicts.max_event_time_us[partition.number] != NO_TIME
         if partition.finished:
             return "ended" if known else "empty"
         if not partition.at_end or partition.stop_at is not None:

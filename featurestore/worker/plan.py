@@ -9,6 +9,7 @@ import msgspec
 from featurestore.compile.view import CompiledView, compile_view
 from featurestore.definitions.specs import SourceSpec, ViewSpec
 from featurestore.shard.protocol import Fence
+from featurestore.sources.epochs import EarlierSource
 
 
 class ViewPlan(msgspec.Struct, frozen=True):
@@ -41,7 +42,8 @@ class SourcePlan(msgspec.Struct, frozen=True):
 
     resume: by partition, the pair to read on from; the least over shards, views and archive. archive_start: where the
     archive begins for a partition that has no file yet. stop_at: recorded ends of a bounded run. archive: read this
-    instead of the topic, and write no archive.
+    instead of the topic, and write no archive. earlier: definitions of the source that decide about messages before
+    some offset, the oldest first.
     """
 
     source: SourceSpec
@@ -53,6 +55,7 @@ class SourcePlan(msgspec.Struct, frozen=True):
     archive_start: dict[int, Fence]
     stop_at: dict[int, int] | None
     archive: ArchivePlan | None = None
+    earlier: tuple[EarlierSource, ...] = ()
 
 
 class RunPlan(msgspec.Struct, frozen=True):

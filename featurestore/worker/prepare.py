@@ -27,11 +27,17 @@ from featurestore.online.shard_store import RocksShardStore
 from featurestore.online.source_store import SourceLock, lock_source, open_source_store
 from featurestore.registry import RegisteredView
 from featurestore.shard.protocol import Commit, Fence, ViewState, fence_key
+from featurestore.sources.epochs import EarlierSource
 from featurestore.sources.topics import TopicInfo, check_resume, wait_for_topic
 from featurestore.worker.plan import SourcePlan, ViewPlan
-from featurestore.worker.resume import archive_starts, first_fences, resume_points
+from featurestore.worker.resume import archive_starts, decided_offsets, first_fences, resume_points
 
 log = structlog.get_logger()
+
+
+EarlierSources = Callable[[SourceSpec, str, Mapping[int, Fence], Mapping[int, int]], tuple[EarlierSource, ...]]
+"""From a source, its topic's generation, where partitions are read on, and the first offsets that nobody has decided
+about: the definitions that decide about messages before some offset."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,14 @@ def lock_sources(settings: Settings, sources: Sequence[str]) -> list[SourceLock]
 def plan_source(
     settings: Settings,
     registered: RegisteredSource,
+    earlier: EarlierSources,
     *,
     until_end: bool,
     stop: Callable[[], bool],
 ) -> SourcePlan:
     """Decide where a source's partitions are read on. The caller holds the source's lock.
+
+    earlier: which definitions of the source decided before the present one.
 
     Raises SourceError (no topic, offsets gone), StoreError (a shard missing or damaged).
     """
@@ -104,6 +113,7 @@ def plan_source(
         resume=resume,
         archive_start=starts,
         stop_at={p: high for p, (_, high) in topic.partitions.items()} if until_end else None,
+        earlier=earlier(source, topic.generation, resume, decided_offsets(fences, ends)),
     )
 
 

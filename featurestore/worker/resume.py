@@ -55,6 +55,14 @@ def resume_points(
     }
 
 
+def decided_offsets(fences: Mapping[int, Sequence[Fence]], ends: Mapping[int, Fence]) -> dict[int, int]:
+    """By partition, the first offset that nobody has decided about: behind all that shards and archive know."""
+    return {
+        partition: max(fence.next_offset for fence in [*candidates, *([ends[partition]] if partition in ends else [])])
+        for partition, candidates in fences.items()
+    }
+
+
 def _earliest(fence: Fence) -> tuple[int, int]:
     # Of two fences at one offset the one that knows an event time is right; a view begun at "latest" knows none yet.
     return fence.next_offset, -fence.max_event_time_us

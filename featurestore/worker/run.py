@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,16 @@ from featurestore.config import Settings
 from featurestore.definitions.discover import load_definitions
 from featurestore.definitions.governance import require_owners
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
+from featurestore.definitions.specs import SourceSpec
 from featurestore.errors import DefinitionError, PlanRequiredError, SourceError
 from featurestore.registry import Registry
+from featurestore.shard.protocol import Fence
 from featurestore.sources.embedded import resolve_bootstrap
+from featurestore.sources.epochs import EarlierSource
 from featurestore.worker.plan import RunPlan, SourcePlan
 from featurestore.worker.prepare import RegisteredSource, lock_sources, plan_source
 from featurestore.worker.process import install_drain_handlers, run_process, show_metrics
+from featurestore.worker.source_changes import settle_source_changes
 from featurestore.worker.supervisor import supervise
 from featurestore.worker.take_in import settle_backfill
 
@@ -155,6 +159,7 @@ class _Planner:
         self._sources = sources
         self._marker = marker
         self._recorded: dict[tuple[str, str], dict[int, int] | None] = {}
+        self._earlier: dict[tuple[str, str], tuple[EarlierSource, ...]] = {}
 
     def __call__(self) -> RunPlan:
         settings, options, stop = self._settings, self._options, self._marker.exists
@@ -173,6 +178,26 @@ class _Planner:
         )
 
     def _plan(self, source: RegisteredSource) -> SourcePlan:
-        plan = plan_source(self._settings, source, until_end=self._options.until_end, stop=self._marker.exists)
+        plan = plan_source(
+            self._settings,
+            source,
+            self._earlier_sources,
+            until_end=self._options.until_end,
+            stop=self._marker.exists,
+        )
         ends = self._recorded.setdefault((plan.source.name, plan.generation), plan.stop_at)
         return msgspec.structs.replace(plan, stop_at=ends)
+
+    def _earlier_sources(
+        self, source: SourceSpec, generation: str, resume: Mapping[int, Fence], decided: Mapping[int, int]
+    ) -> tuple[EarlierSource, ...]:
+        """As the registry has them; asked once, so that a run starts its workers again while the registry is down."""
+        known = self._earlier.get((source.name, generation))
+        if known is None:
+            registry = Registry.open(self._settings.registry_place)
+            try:
+                known = settle_source_changes(registry.source_changes, source, generation, resume, decided)
+            finally:
+                registry.close()
+            self._earlier[source.name, generation] = known
+        return known

@@ -70,6 +70,7 @@ class SourceTask:
             stop_at,
             layout.source_dir(data_dir, name) / "verdicts",
             settings.kafka.settings,
+            earlier=plan.earlier,
             registry=SchemaRegistry(registry_url) if registry_url and plan.source.format == "avro-confluent" else None,
             archived_ids=self._archived_ids,
         )
