@@ -174,6 +174,13 @@ class RegistrySettings(_Section):
         ),
     ] = None
 
+    in_use_days: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="so many days after its last read a feature counts as in use: removing it is breaking",
+        ),
+    ] = 30
     require_owner: Annotated[
         bool, Field(description="refuse to apply views and feature services that name no `owner`")
     ] = False

@@ -7,6 +7,7 @@ FeatureStoreError
 │   └── ContractError          the author: a contract file is wrong
 ├── ConfigError                the operator: a setting is wrong or missing
 ├── RegistryError              the operator: the registry can't do what was asked
+│   ├── BreakingChangeError    definitions that would break what is in use
 │   ├── NoRegistryError        there is none yet: definitions have to be applied first
 │   └── PlanRequiredError      the operator: definitions differ from what is applied; see the plan
 ├── SourceError                the operator: Kafka, or the files or database of a batch view
@@ -80,6 +81,10 @@ class ConfigError(FeatureStoreError):
 
 class RegistryError(FeatureStoreError):
     """The registry can't do what was asked."""
+
+
+class BreakingChangeError(RegistryError):
+    """Definitions would break what is in use; names each reason."""
 
 
 class NoRegistryError(RegistryError):

@@ -1,16 +1,18 @@
 """`featurestore apply`: writes definitions to the registry."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from featurestore.cli.git_revision import git_revision
 from featurestore.cli.options import DataDir, Json, Modules, load_settings
 from featurestore.cli.plan import (
+    Revision,
     check_batch_sources,
     check_owners,
-    plan_reach,
     resolve_modules,
-    show_plan,
+    show_review,
     tell_deprecated,
 )
 
@@ -22,9 +24,13 @@ EXAMPLES = (
 
 def apply(
     modules: Modules,
+    allow_breaking: Annotated[
+        bool, typer.Option("--allow-breaking", help="Even what breaks what is in use; see the plan.")
+    ] = False,
     promote: Annotated[
         bool, typer.Option("--promote", help="Serve new versions at once, not after `featurestore promote`.")
     ] = False,
+    revision: Revision = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -34,17 +40,20 @@ def apply(
     promoted. The same again changes nothing; what is deployed but not in these modules is left as it is.
     """
     from featurestore.registry import Registry
+    from featurestore.registry.review import review
 
     settings = load_settings(data_dir)
     resolved = resolve_modules(modules)
     check_owners(settings, resolved)
     tell_deprecated(resolved)
     check_batch_sources(resolved)
+    revision = revision or git_revision(Path.cwd())
     registry = Registry.open(settings.registry_place)
     try:
-        planned = registry.plan(resolved)
-        reached = plan_reach(registry, planned)
-        registry.apply(planned, promote=promote)
+        reviewed = review(registry, registry.plan(resolved), settings.registry.in_use_days)
+        if not allow_breaking:
+            reviewed.refuse_breaking()
+        registry.apply(reviewed.plan, revision=revision, promote=promote)
     finally:
         registry.close()
-    show_plan(planned, reached, json)
+    show_review(reviewed, (), revision, json)

@@ -119,6 +119,7 @@ def _run(
 
 def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "list[CompiledBatchView]":
     """The views that are meant. Raises PlanRequiredError for modules that differ from what is applied."""
+    from featurestore.cli.git_revision import git_revision
     from featurestore.cli.plan import check_owners, resolve_modules
     from featurestore.compile.batch import CompiledBatchView
     from featurestore.definitions.names import nearest
@@ -130,6 +131,7 @@ def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "li
         UnknownViewError,
     )
     from featurestore.registry import Registry
+    from featurestore.registry.review import review
 
     try:
         registered = {view.spec.name for view in Registry.open(settings.registry_place, create=False).batch_views()}
@@ -149,13 +151,14 @@ def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "li
         if apply:
             check_owners(settings, resolved)
         registry = Registry.open(settings.registry_place, create=apply)
-        plan = registry.plan(resolved)
-        if plan.has_changes and not apply:
+        reviewed = review(registry, registry.plan(resolved), settings.registry.in_use_days)
+        if reviewed.plan.has_changes and not apply:
             raise PlanRequiredError(
-                f"the definitions differ from what is applied:\n{plan.render()}",
+                f"the definitions differ from what is applied:\n{reviewed.render()}",
                 hint="review it, then run `featurestore apply`, or `featurestore materialize --apply`",
             )
-        registry.apply(plan)
+        reviewed.refuse_breaking()
+        registry.apply(reviewed.plan, revision=git_revision(Path.cwd()))
         wanted = wanted or set(resolved.batch_views)
     registry = Registry.open(settings.registry_place, create=False)
     views = {view.spec.name: view for view in registry.batch_views()}

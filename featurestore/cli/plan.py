@@ -3,23 +3,53 @@
 import tempfile
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from featurestore.cli.git_revision import git_revision
 from featurestore.cli.options import DataDir, Json, Modules, load_settings
 from featurestore.cli.output import print_json, print_line, warn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featurestore.cli.version_cost import VersionCost
     from featurestore.config import Settings
     from featurestore.definitions.resolve import ResolvedDefinitions
-    from featurestore.registry import Plan, Registry
+    from featurestore.registry import Registry
+    from featurestore.registry.changes import JudgedChange
+    from featurestore.registry.review import Review
 
-EXAMPLES = "Example: [bold]featurestore plan pipelines.transactions[/bold]"
+EXAMPLES = (
+    "Examples: [bold]featurestore plan pipelines.transactions[/bold]   "
+    "[bold]featurestore plan pipelines/transactions.py --detailed-exitcode --json[/bold]"
+)
+
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", help="Git revision of the definitions; else what is checked out.", show_default=False),
+]
 
 
-def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None:
-    """Check definitions and show what apply would change in the registry. Writes nothing."""
+def plan(
+    modules: Modules,
+    detailed_exitcode: Annotated[
+        bool,
+        typer.Option("--detailed-exitcode", help="Exit with 0: no changes, 2: changes, 3: some of them breaking."),
+    ] = False,
+    revision: Revision = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Check definitions and show what apply would change in the registry, and what that asks of others.
+
+    Changes are compatible, re-aggregating (values change: a version of its own fills beside the served one) or breaking
+    (a reader gets an error, nothing, or another type). Writes nothing.
+    """
     from featurestore.errors import NoRegistryError
     from featurestore.registry import Registry
+    from featurestore.registry.review import review
 
     settings = load_settings(data_dir)
     resolved = resolve_modules(modules)
@@ -33,34 +63,66 @@ def plan(modules: Modules, data_dir: DataDir = None, json: Json = False) -> None
             # An empty one elsewhere stands for it: a plan writes nothing.
             registry = Registry.open(Path(empty) / "registry.db")
         try:
-            planned = registry.plan(resolved)
-            reached = plan_reach(registry, planned)
+            reviewed = review(registry, registry.plan(resolved), settings.registry.in_use_days)
+            costs = _costs(settings, reviewed, registry)
         finally:
             registry.close()
-    show_plan(planned, reached, json)
+    show_review(reviewed, costs, revision or git_revision(Path.cwd()), json)
+    if detailed_exitcode and reviewed.plan.has_changes:
+        raise typer.Exit(3 if reviewed.breaking else 2)
 
 
-def show_plan(planned: "Plan", reached: dict[str, tuple[str, ...]], json: bool) -> None:
-    """Print a plan, and what the changes of its sources reach (`plan_reach`)."""
+def show_review(reviewed: "Review", costs: "Sequence[VersionCost]", revision: str | None, json: bool) -> None:
+    """Print a plan with its classes, what the changes of its sources reach, and what second versions cost."""
     if json:
-        print_json({"has_changes": planned.has_changes, "changes": planned.changes, "reached": reached})
+        print_json(
+            {
+                "has_changes": reviewed.plan.has_changes,
+                "breaking": reviewed.breaking,
+                "changes": [_document(one) for one in reviewed.changes],
+                "reached": reviewed.reached,
+                "costs": costs,
+                "git_revision": revision,
+            }
+        )
         return
-    print_line(planned.render())
-    for source, features in reached.items():
+    print_line(reviewed.render())
+    for source, features in reviewed.reached.items():
         print_line(f"  the change of source {source} reaches {'' if features else 'no feature'}")
         for view, names in groupby((feature.partition(":") for feature in features), key=lambda parts: parts[0]):
             print_line(f"      {view}: {', '.join(name for _, _, name in names)}")
+    for cost in costs:
+        print_line(f"  {cost.text()}")
+    if revision is not None and reviewed.plan.has_changes:
+        print_line(f"  git revision {revision}")
 
 
-def plan_reach(registry: "Registry", planned: "Plan") -> dict[str, tuple[str, ...]]:
-    """By changed source, the deployed features that are computed from what changes."""
-    from featurestore.registry.impact import reached_features
+def _document(judged: "JudgedChange") -> dict[str, object]:
+    fields = [
+        {
+            "path": field.path,
+            "before": field.before,
+            "after": field.after,
+            "class": judgement.severity,
+            "reason": judgement.reason,
+        }
+        for field, judgement in zip(judged.change.fields, judged.fields, strict=False)
+    ]
+    change = judged.change
+    found: dict[str, object] = {"action": change.action, "kind": change.kind, "name": change.name}
+    return {**found, "class": judged.severity, "new_version": change.new_version, "fields": fields}
 
-    if not any(change.kind == "source" for change in planned.changed):
-        return {}
-    views = [view.spec for view in registry.views()]
-    sources = [registry.source(name) for name in sorted({view.source for view in views})]
-    return reached_features(planned, sources, views, [view.spec for view in registry.batch_views()])
+
+def _costs(settings: "Settings", reviewed: "Review", registry: "Registry") -> "list[VersionCost]":
+    """What second versions take; a store that can't be read does not keep a plan from being shown."""
+    from featurestore.cli.version_cost import version_costs
+    from featurestore.errors import StoreError
+
+    try:
+        return version_costs(settings.store.data_dir, reviewed.plan, registry.views())
+    except StoreError as error:
+        warn(f"the cost of second versions is not known: {error.message}")
+        return []
 
 
 def resolve_modules(modules: list[str]) -> "ResolvedDefinitions":
@@ -93,8 +155,6 @@ def check_batch_sources(resolved: "ResolvedDefinitions") -> None:
 
     Raises SchemaError, SourceError.
     """
-    import typer
-
     from featurestore.errors import SourceUnavailableError
 
     for spec in resolved.batch_views.values():

@@ -6,7 +6,7 @@ A scan reads the whole store: it is for a person who asks, not for a loop. It ru
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,10 +48,16 @@ Versions = dict[tuple[int, int], StoredBytes]
 """By view id and version."""
 
 
-def measure_versions(data_dir: Path, source: str, on_shard: Callable[[int, int], None] | None = None) -> Versions:
+def measure_versions(
+    data_dir: Path,
+    source: str,
+    on_shard: Callable[[int, int], None] | None = None,
+    only: Collection[int] | None = None,
+) -> Versions:
     """Count what every view version, the older ones too, has in a source's store; empty before the first run.
 
-    on_shard: called with (shards done, shards) after each. Raises StoreError when a shard can't be read.
+    on_shard: called with (shards done, shards) after each. only: these shards. Raises StoreError when
+    a shard can't be read.
     """
     found: Versions = {}
     info = read_store_info(data_dir, source)
@@ -59,7 +65,7 @@ def measure_versions(data_dir: Path, source: str, on_shard: Callable[[int, int],
         return found
     scratch = ScratchFolder("usage")
     try:
-        for shard in range(info.shards):
+        for shard in range(info.shards) if only is None else only:
             path = layout.shard_dir(data_dir, source, shard)
             store = open_secondary(path, scratch.path / f"{shard:04d}")
             try:

@@ -46,6 +46,10 @@ class FieldChange:
     before: object
     after: object
 
+    def text(self) -> str:
+        """What was, and what will be."""
+        return f"{_text(self.before)} -> {_text(self.after)}"
+
 
 @dataclass(frozen=True)
 class Change:
@@ -94,16 +98,22 @@ class Plan:
         """Whether applying would write anything; definitions absent from the modules are left as they are."""
         return any(change.action != "absent" for change in self.changes)
 
-    def render(self) -> str:
-        """The plan as lines of text, one for each definition and field."""
+    def render(self, classes: Mapping[Key, Sequence[tuple[str, str]]] | None = None) -> str:
+        """The plan as lines of text, one for each definition and field.
+
+        classes: of a change, the class of each of its fields and the reason, where they are known.
+        """
         signs = {"add": "+", "change": "~", "absent": " "}
         lines: list[str] = []
         for change in self.changes:
             note = " (deployed, not in these modules; left as it is)" if change.action == "absent" else ""
             version = f" version {change.new_version}" if change.new_version else ""
             lines.append(f"  {signs[change.action]} {change.kind.replace('_', ' ')} {change.name}{version}{note}")
-            for part in change.fields if change.action == "change" else ():
-                lines.append(f"      {part.path}: {_text(part.before)} -> {_text(part.after)}")
+            known = (classes or {}).get((change.kind, change.name), ())
+            for number, part in enumerate(change.fields if change.action == "change" else ()):
+                lines.append(f"      {part.path}: {part.text()}")
+                if number < len(known) and known[number][0] != "compatible":
+                    lines.append(f"          {known[number][0]}: {known[number][1]}")
         return "\n".join(lines) if lines else "  no changes"
 
 

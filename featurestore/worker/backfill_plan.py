@@ -104,7 +104,7 @@ def choose_views(settings: Settings, options: BackfillOptions) -> tuple[list[Reg
     registry = Registry.open(settings.registry_place)
     chosen = []
     begun: list[str] = []
-    for source in registered_views(registry, resolved, apply=options.apply):
+    for source in registered_views(registry, resolved, apply=options.apply, in_use_days=settings.registry.in_use_days):
         started = _begun(Path(settings.store.data_dir), source)
         asked = [view for view in source.views if not options.views or {view.name, view.reference} & set(options.views)]
         begun += sorted(started & {view.reference for view in asked})

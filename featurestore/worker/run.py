@@ -19,6 +19,7 @@ from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
 from featurestore.definitions.specs import SourceSpec
 from featurestore.errors import DefinitionError, PlanRequiredError, SourceError
 from featurestore.registry import Registry
+from featurestore.registry.review import review
 from featurestore.shard.protocol import Fence
 from featurestore.sources.embedded import resolve_bootstrap
 from featurestore.sources.epochs import EarlierSource
@@ -104,7 +105,7 @@ def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: boo
     registry = Registry.open(settings.registry_place)
     if apply and settings.registry.require_owner:
         require_owners(resolved)
-    sources = registered_views(registry, resolved, apply=apply)
+    sources = registered_views(registry, resolved, apply=apply, in_use_days=settings.registry.in_use_days)
     left_out: dict[str, str] = {}
     for name, since in sorted(registry.paused().items()):
         if name in resolved.views:
@@ -127,20 +128,24 @@ def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: boo
     return [source for source in kept if source.views]
 
 
-def registered_views(registry: Registry, resolved: ResolvedDefinitions, *, apply: bool) -> list[RegisteredSource]:
+def registered_views(
+    registry: Registry, resolved: ResolvedDefinitions, *, apply: bool, in_use_days: int
+) -> list[RegisteredSource]:
     """The deployed views of these definitions, by source.
 
     All versions that are computed, of each view. apply: write what has changed first, served at once;
-    without it changed definitions raise PlanRequiredError, which shows the plan.
+    without it changed definitions raise PlanRequiredError, which shows the plan, and with it what
+    would break something in use raises BreakingChangeError.
     """
-    plan = registry.plan(resolved)
-    if plan.has_changes:
+    reviewed = review(registry, registry.plan(resolved), in_use_days)
+    if reviewed.plan.has_changes:
         if not apply:
             raise PlanRequiredError(
-                f"the definitions differ from what is applied:\n{plan.render()}",
+                f"the definitions differ from what is applied:\n{reviewed.render()}",
                 hint="review it, then run `featurestore apply`, or this command with --apply",
             )
-        registry.apply(plan, promote=True)
+        reviewed.refuse_breaking()
+        registry.apply(reviewed.plan, promote=True)
     views = [view for view in registry.live_views() if view.name in resolved.views]
     return [
         RegisteredSource(registry.source(name), tuple(view for view in views if view.spec.source == name))

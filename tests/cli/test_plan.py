@@ -102,3 +102,63 @@ def test_a_module_that_is_not_there_is_told(project: Path) -> None:
         main(["plan", "pipelines.nothing"])
     assert str(caught.value.code).startswith("Error: ")
     assert "nothing" in str(caught.value.code)
+
+
+def change(project: Path, old: str, new: str) -> None:
+    pipeline = project / MODULE
+    text = pipeline.read_text()
+    assert old in text
+    pipeline.write_text(text.replace(old, new))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "featurestore", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+def test_exit_codes_tell_ci_what_a_plan_holds(project: Path) -> None:
+    assert run("plan", MODULE, "--detailed-exitcode").returncode == 2
+    assert run("plan", MODULE).returncode == 0
+    assert run("apply", MODULE).returncode == 0
+    assert run("plan", MODULE, "--detailed-exitcode").returncode == 0
+    change(project, '"24h"', '"12h"')
+    assert run("plan", MODULE, "--detailed-exitcode").returncode == 2
+    change(project, '"card_id": pl.String', '"merchant_id": pl.String')
+    done = run("plan", MODULE, "--detailed-exitcode")
+    assert done.returncode == 3, done.stderr
+    assert "breaking: the join keys of entity card change" in done.stdout
+
+
+def test_what_breaks_is_applied_when_it_is_meant(project: Path) -> None:
+    assert run("apply", MODULE).returncode == 0
+    change(project, '"card_id": pl.String', '"merchant_id": pl.String')
+    for command in ("apply", "run"):
+        refused = run(command, MODULE, *(["--apply", "--until-end"] if command == "run" else []))
+        assert refused.returncode == 1
+        assert "the join keys of view card_activity change" in refused.stderr
+        assert "--allow-breaking" in refused.stderr
+    assert new_versions(in_a_process("plan", MODULE, "--json"))["card_activity"] == 2
+    done = json.loads(in_a_process("apply", MODULE, "--allow-breaking", "--json"))
+    assert done["breaking"]
+    roles = [one["role"] for one in json.loads(in_a_process("versions", "card_activity", "--json"))["versions"]]
+    assert roles == ["served", "shadow"]
+
+
+def test_the_git_revision_is_recorded_and_says_when_files_differ(project: Path) -> None:
+    assert json.loads(in_a_process("plan", MODULE, "--json"))["git_revision"] is None
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
+        subprocess.run([*git, *arguments], cwd=project, check=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, check=True, capture_output=True, text=True)
+    assert json.loads(in_a_process("plan", MODULE, "--json"))["git_revision"] == commit.stdout.strip()
+    in_a_process("apply", MODULE)
+    change(project, '"24h"', '"12h"')
+    assert json.loads(in_a_process("plan", MODULE, "--json"))["git_revision"] == f"{commit.stdout.strip()}-dirty"
+    in_a_process("apply", MODULE, "--revision", "v1.2")
+    found = json.loads(in_a_process("versions", "card_activity", "--json"))["versions"]
+    assert len(found[0]["git_revision"]) >= 40
+    assert found[1]["git_revision"] == "v1.2"
