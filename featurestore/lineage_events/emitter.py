@@ -137,7 +137,6 @@ class LineageRun:
             eventTime=message.at.isoformat(),
             run=Run(str(UUID(self._job.id)), run_facets),
             job=Job(job_namespace(), self._name, job_facets),
-            producer=f"urn:featurestore:{version('featurestore')}",
             inputs=[_input(dataset) for dataset in inputs],
             outputs=[_output(dataset) for dataset in outputs],
         )
@@ -177,7 +176,9 @@ def _configured() -> bool:
 def _open_client() -> OpenLineageClient | None:
     """The client; None when its configuration names no transport, for which it would print events on stdout."""
     from openlineage.client import OpenLineageClient
+    from openlineage.client.facet_v2 import set_producer
 
+    set_producer(f"urn:featurestore:{version('featurestore')}")
     client = OpenLineageClient()
     asked = client.config.transport or {}
     return None if client.transport.kind == "console" and asked.get("type") != "console" else client

@@ -26,6 +26,7 @@ from featurestore.registry.database import Database
 from featurestore.registry.history import user
 from featurestore.registry.records import content_hash, encoded
 from featurestore.registry.tables import JOBS
+from featurestore.registry.versions import Versions
 
 log = structlog.get_logger()
 
@@ -151,13 +152,16 @@ class Jobs:
         finally:
             keeper.end()
 
-    def record_done(
-        self, kind: Kind, subject: str, *, definitions_hash: str = "", git_revision: str | None = None
-    ) -> None:
-        """Record what was done at once, such as a promotion. A registry that can't be written is told in the log."""
-        job = JobRecord(kind, subject, definitions_hash, git_revision)
-        job.ended_at = job.started_at
+    def record_version(self, kind: Kind, view: str, version: int) -> None:
+        """Record what was done at once to a version of a view, such as its promotion; called after it was done.
+
+        A registry that can't be read or written by now is told in the log.
+        """
+        subject = f"{view}@{version}"
         try:
+            (found,) = (one for one in Versions(self._database).of(view) if one.version == version)
+            job = JobRecord(kind, subject, found.content_hash, found.git_revision)
+            job.ended_at = job.started_at
             _write(self._database, job)
         except RegistryError as error:
             log.warning("job_not_recorded", kind=kind, subject=subject, error=error.message)
