@@ -1,4 +1,4 @@
-"""Jobs: what is recorded of them, how the dead are told from the living, and that a registry's trouble is not theirs."""
+"""Jobs: what is recorded, how the dead are told from the living, and that a registry's trouble is not theirs."""
 
 from __future__ import annotations
 
