@@ -12,7 +12,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
@@ -204,8 +204,9 @@ class Jobs:
         now = now or datetime.now(timezone.utc)
         with self._database.transaction() as connection:
             # A registry may hold the jobs of years: only those that are looked at are read.
-            for row in connection.execute(query.execution_options(yield_per=200)):
-                yield _job(row, now)
+            with closing(connection.execute(query.execution_options(yield_per=200))) as rows:
+                for row in rows:
+                    yield _job(row, now)
 
 
 def definitions_hash(specs: Iterable[object]) -> str:
