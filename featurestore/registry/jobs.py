@@ -202,11 +202,11 @@ class Jobs:
 
     def _read(self, query: Select[Any], now: datetime | None) -> Iterator[Job]:
         now = now or datetime.now(timezone.utc)
-        with self._database.transaction() as connection:
-            # A registry may hold the jobs of years: only those that are looked at are read.
-            with closing(connection.execute(query.execution_options(yield_per=200))) as rows:
-                for row in rows:
-                    yield _job(row, now)
+        # A registry may hold the jobs of years: only those that are looked at are read.
+        some = query.execution_options(yield_per=200)
+        with self._database.transaction() as connection, closing(connection.execute(some)) as rows:
+            for row in rows:
+                yield _job(row, now)
 
 
 def definitions_hash(specs: Iterable[object]) -> str:
