@@ -16,6 +16,7 @@ from featurestore.cli import (
     demo,
     get,
     init,
+    jobs,
     late,
     lineage,
     materialize,
@@ -83,6 +84,7 @@ app.command("get", epilog=get.EXAMPLES)(get.get)
 app.command("broker", epilog=broker.EXAMPLES)(broker.broker)
 app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
 app.command("status", epilog=status.EXAMPLES)(status.status)
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(offline.app, name="offline")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(late.app, name="late")

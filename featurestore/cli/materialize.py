@@ -13,8 +13,8 @@ from featurestore.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from featurestore.batch.materialize import Materialized
-    from featurestore.compile.batch import CompiledBatchView
     from featurestore.config import Settings
+    from featurestore.registry import RegisteredBatchView
 
 TRY_AGAIN = 75
 """Exit code when everything that failed may work later: sysexits' EX_TEMPFAIL, which schedulers can tell from 1."""
@@ -75,7 +75,7 @@ def materialize(
         try:
             done += _run(settings, view, *bounds)
         except FeatureStoreError as error:
-            failed.append((view.name, error))
+            failed.append((view.spec.name, error))
     if json:
         print_json(
             {
@@ -95,33 +95,35 @@ def materialize(
 
 
 def _run(
-    settings: "Settings", view: "CompiledBatchView", from_us: int | None, to_us: int | None
+    settings: "Settings", view: "RegisteredBatchView", from_us: int | None, to_us: int | None
 ) -> "list[Materialized]":
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from featurestore.batch.materialize import Materializer
+    from featurestore.cli.recorded import recorded_materialization
+    from featurestore.compile.batch import CompiledBatchView
 
+    compiled = CompiledBatchView(view.view_id, view.version, view.spec)
     console = Console(file=sys.stderr)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,} rows read"))
     with Progress(
         *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task(view.name, total=None)
+        task = bar.add_task(compiled.name, total=None)
         runs = Materializer(
             settings.store.data_dir,
             Path.cwd(),
             fsync=settings.store.fsync == "commit",
             progress=lambda rows: bar.update(task, completed=rows),
         )
-        return runs.run(view, from_us=from_us, to_us=to_us)
+        return recorded_materialization(settings, view, lambda: runs.run(compiled, from_us=from_us, to_us=to_us))
 
 
-def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "list[CompiledBatchView]":
+def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "list[RegisteredBatchView]":
     """The views that are meant. Raises PlanRequiredError for modules that differ from what is applied."""
     from featurestore.cli.git_revision import git_revision
     from featurestore.cli.plan import check_owners, resolve_modules
-    from featurestore.compile.batch import CompiledBatchView
     from featurestore.definitions.names import nearest
     from featurestore.errors import (
         ConfigError,
@@ -167,7 +169,7 @@ def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "li
             raise UnknownViewError(f"there is no batch view '{name}'", hint=nearest(name, views))
     if not views:
         raise UnknownViewError("no batch view is applied", hint="featurestore apply MODULE")
-    return [CompiledBatchView(view.view_id, view.version, view.spec) for name, view in views.items() if name in wanted]
+    return [view for name, view in views.items() if name in wanted]
 
 
 def _is_module(target: str) -> bool:

@@ -49,6 +49,7 @@ def training_set(
     json: Json = False,
 ) -> None:
     """Join features to a spine, each as it stood at its row's instant, and write a manifest beside the result."""
+    from featurestore.cli.recorded import recorded_training_set
     from featurestore.errors import MalformedRequestError
     from featurestore.training.association import label_associations
     from featurestore.training.manifest import read_manifest
@@ -65,9 +66,10 @@ def training_set(
     again = None if as_of_manifest is None else read_manifest(as_of_manifest)
     if label is not None and label not in (has := spine_columns(spine)):
         raise MalformedRequestError(f"the spine has no column '{label}'", hint=f"it has {', '.join(has)}")
-    with join_progress() as show:
+    with recorded_training_set(settings, request, again, out) as record, join_progress() as show:
         made = make_training_set(folder, request, again=again, registry_place=settings.registry_place, progress=show)
         files = write_training_set(made, out)
+        record(made)
     for partial in made.partial:
         since = partial.complete_from
         warn(

@@ -8,7 +8,8 @@ from featurestore.cli.options import DataDir, Json, Yes, confirm, open_registry
 from featurestore.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from featurestore.registry import Route
+    from featurestore.registry import Registry, Route
+    from featurestore.registry.jobs import Kind
 
 VERSIONS_EXAMPLES = (
     "Examples: [bold]featurestore versions card_activity[/bold]   "
@@ -71,6 +72,7 @@ def promote(
     registry = open_registry(data_dir)
     try:
         route = registry.versions.promote(view, number, services=service or (), note=note)
+        _record(registry, "promote", view, number)
     finally:
         registry.close()
     _tell(view, route, json)
@@ -83,6 +85,7 @@ def rollback(
     registry = open_registry(data_dir)
     try:
         route = registry.versions.rollback(view, services=service or (), note=note)
+        _record(registry, "rollback", view, route.served)
     finally:
         registry.close()
     _tell(view, route, json)
@@ -105,6 +108,7 @@ def retire(version: Version, note: Note = None, yes: Yes = False, data_dir: Data
         registry.versions.check_retire(view, number)
         confirm(f"Compute {version} no longer? `rollback` can't bring it back.", yes)
         registry.versions.retire(view, number, note=note)
+        _record(registry, "retire", view, number)
     finally:
         registry.close()
     if json:
@@ -140,11 +144,20 @@ def canary(
     try:
         if share is None or number is None:
             route = registry.versions.stop_canary(view, note=note)
+            _record(registry, "canary", view, route.served)
         else:
             route = registry.versions.set_canary(view, number, share, note=note)
+            _record(registry, "canary", view, number)
     finally:
         registry.close()
     _tell(view, route, json)
+
+
+def _record(registry: "Registry", kind: "Kind", view: str, version: int) -> None:
+    """Among the jobs; the history of changes has it in any case."""
+    from featurestore.registry.jobs import Jobs
+
+    Jobs(registry.database).record_version(kind, view, version)
 
 
 def _tell(view: str, route: "Route", json: bool) -> None:

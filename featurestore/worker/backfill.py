@@ -23,6 +23,7 @@ from featurestore.offline.archive_reader import ArchivedGeneration, archived_gen
 from featurestore.offline.snapshots import finish_recovery
 from featurestore.online.source_store import lock_source, open_source_store, read_store_info
 from featurestore.registry import Registry
+from featurestore.registry.jobs import OffsetRange
 from featurestore.shard.protocol import Fence, fence_key
 from featurestore.sources.topics import TopicInfo
 from featurestore.worker.backfill_plan import (
@@ -42,6 +43,7 @@ from featurestore.worker.prepare import (
     recover_outbox,
 )
 from featurestore.worker.process import install_drain_handlers, run_process, show_metrics
+from featurestore.worker.record import recorded
 from featurestore.worker.resume import resume_points
 from featurestore.worker.staging import (
     FORMAT_VERSION,
@@ -78,16 +80,34 @@ def backfill(settings: Settings, options: BackfillOptions) -> list[SourceBackfil
     folder = Path(tempfile.mkdtemp(prefix="featurestore-drain-"))
     marker = folder / "drain"
     install_drain_handlers(marker)
-    done = []
+    done: list[SourceBackfill] = []
     try:
-        for source in sources:
+        with recorded("backfill", settings, registry.database, sources) as record:
+            record.filling()
+            for source in sources:
+                if marker.exists():
+                    break
+                done.append(_Backfill(settings, options, source, registry, marker).run())
+                record.job.offsets += _read_offsets(settings, source, registry, done[-1])
+            record.job.rows = sum(o.end - o.first for o in record.job.offsets if o.end is not None)
             if marker.exists():
-                break
-            done.append(_Backfill(settings, options, source, registry, marker).run())
+                record.job.fail("stopped by a signal; the same command goes on from there")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         registry.close()
     return done
+
+
+def _read_offsets(
+    settings: Settings, source: RegisteredSource, registry: Registry, done: SourceBackfill
+) -> tuple[OffsetRange, ...]:
+    """What a source's backfill has read; of one that was stopped, as far as a look at it shows now."""
+    left = () if done.finished else look_at_source(settings, source, registry).to_read
+    reached = {(extent.generation, extent.partition): extent.first for extent in left}
+    return tuple(
+        OffsetRange(done.source, e.generation, e.partition, e.first, reached.get((e.generation, e.partition), e.end))
+        for e in done.to_read
+    )
 
 
 def abandon(settings: Settings, options: BackfillOptions) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from featurestore.definitions.governance import require_owners
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_all
 from featurestore.definitions.specs import SourceSpec
 from featurestore.errors import DefinitionError, PlanRequiredError, SourceError
+from featurestore.online.source_store import SourceLock
 from featurestore.registry import Registry
 from featurestore.registry.review import review
 from featurestore.shard.protocol import Fence
@@ -26,6 +27,7 @@ from featurestore.sources.epochs import EarlierSource
 from featurestore.worker.plan import RunPlan, SourcePlan
 from featurestore.worker.prepare import RegisteredSource, lock_sources, plan_source
 from featurestore.worker.process import install_drain_handlers, run_process, show_metrics
+from featurestore.worker.record import noting, recorded
 from featurestore.worker.source_changes import settle_source_changes
 from featurestore.worker.supervisor import supervise
 from featurestore.worker.take_in import settle_backfill
@@ -70,39 +72,56 @@ def run(settings: Settings, options: RunOptions) -> None:
     install_drain_handlers(marker)
     locks = lock_sources(settings, sorted({view.source for view in resolved.views.values()}))
     try:
-        sources = _registered(settings, resolved, apply=options.apply)
-        planner = _Planner(settings, options, sources, marker)
-        if options.processes == 1:
-            plan = planner()
-            metrics = show_metrics(plan, settings, 0)
-            run_process(plan, settings, metrics)
-            while plan.replan_requested() and not plan.drain_requested():
-                plan = planner()
-                run_process(plan, settings, metrics)
-        else:
-            supervise(
-                planner,
-                settings,
-                options.processes,
-                [lock.descriptor for lock in locks],
-                draining=marker.exists,
-                stderr=options.stderr,
-            )
-    except SourceError:
-        # Waiting for a broker or a topic ends with its last error when a signal comes: that is a drain, not a failure.
-        if not marker.exists():
-            raise
-        log.info("drained_before_start")
+        registry = Registry.open(settings.registry_place)
+        sources = _registered(settings, registry, resolved, apply=options.apply)
+        streaming = not options.until_end
+        with recorded("run", settings, registry.database, sources, streaming=streaming) as record:
+            try:
+                _work(settings, options, noting(record, _Planner(settings, options, sources, marker)), locks, marker)
+            except SourceError:
+                # Waiting for a broker or a topic ends with its last error when a signal comes: a drain, no failure.
+                if not marker.exists():
+                    raise
+                log.info("drained_before_start")
+            finally:
+                record.reached()
     finally:
         for lock in locks:
             lock.release()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _registered(settings: Settings, resolved: ResolvedDefinitions, *, apply: bool) -> list[RegisteredSource]:
+def _work(
+    settings: Settings,
+    options: RunOptions,
+    make_plan: Callable[[], RunPlan],
+    locks: Sequence[SourceLock],
+    marker: Path,
+) -> None:
+    """Run the processes until they are done or drained, with a new plan for each start."""
+    if options.processes == 1:
+        plan = make_plan()
+        metrics = show_metrics(plan, settings, 0)
+        run_process(plan, settings, metrics)
+        while plan.replan_requested() and not plan.drain_requested():
+            plan = make_plan()
+            run_process(plan, settings, metrics)
+    else:
+        supervise(
+            make_plan,
+            settings,
+            options.processes,
+            [lock.descriptor for lock in locks],
+            draining=marker.exists,
+            stderr=options.stderr,
+        )
+
+
+def _registered(
+    settings: Settings, registry: Registry, resolved: ResolvedDefinitions, *, apply: bool
+) -> list[RegisteredSource]:
     """What to run, by source: without paused views, and those that a backfill is filling."""
     data_dir = Path(settings.store.data_dir)
-    registry = Registry.open(settings.registry_place)
     if apply and settings.registry.require_owner:
         require_owners(resolved)
     sources = registered_views(registry, resolved, apply=apply, in_use_days=settings.registry.in_use_days)

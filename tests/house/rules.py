@@ -26,7 +26,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "shard": BASE | {"definitions", "compute", "compile"},
     "online": BASE | {"definitions", "compute", "compile", "shard"},  # shard: the protocol that the store carries out
     "offline": BASE | {"definitions", "compile"},
-    "worker": BASE | {"definitions", "compile", "registry", "sources", "shard", "online", "offline"},
+    # registry: jobs, and the graph of specs; offline: where datasets lie
+    "lineage_events": BASE | {"definitions", "registry", "offline"},
+    "worker": BASE | {"definitions", "compile", "registry", "sources", "shard", "online", "offline", "lineage_events"},
     "batch": BASE | {"definitions", "compile", "online", "offline"},  # sources of rows, and both stores
     "training": BASE | {"definitions", "compute", "compile", "registry", "offline", "batch"},
     "serving": BASE | {"definitions", "compute", "compile", "registry", "online"},
@@ -45,6 +47,7 @@ MAY_IMPORT["cli"] = (frozenset(MAY_IMPORT) - {"testing", "__main__"}) | {"__init
 KEPT_TO: dict[str, frozenset[str]] = {
     "confluent_kafka": frozenset({"sources"}),
     "fastavro": frozenset({"sources", "definitions"}),  # definitions: reads a schema file
+    "openlineage": frozenset({"lineage_events"}),
     "rocksdict": frozenset({"online"}),
     "pyarrow.parquet": frozenset({"offline", "training", "batch"}),
     "bytewax": frozenset({"worker"}),
