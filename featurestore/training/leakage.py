@@ -17,7 +17,7 @@ import polars as pl
 from featurestore.durations import parse_duration_us
 from featurestore.errors import MalformedRequestError
 from featurestore.training.history import JoinProgress
-from featurestore.training.manifest import Manifest, mark_of
+from featurestore.training.manifest import Manifest, mark_of, view_of
 from featurestore.training.manifest_views import after_next_event, manifest_views, window_sizes
 from featurestore.training.spine import Spine, read_spine
 from featurestore.training.training_set import TrainingSetRequest, make_training_set
@@ -117,7 +117,7 @@ class _Join:
         if view is not None:
             manifest = msgspec.structs.replace(
                 manifest,
-                features=tuple(feature for feature in manifest.features if feature.partition(":")[0] == view),
+                features=tuple(feature for feature in manifest.features if view_of(feature) == view),
                 views=tuple(mark for mark in manifest.views if mark.name == view),
                 batch_views=(),
             )

@@ -151,12 +151,27 @@ def encoded(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
+def view_of(feature: str) -> str:
+    """The view's name in "view:feature" or "view@2:feature"."""
+    return feature.partition(":")[0].partition("@")[0]
+
+
 def view_names(features: Sequence[str]) -> tuple[str, ...]:
-    """The views of features "view:feature", each once, in their order. Raises MalformedRequestError."""
+    """The views of features "view:feature" or "view@2:feature", as they are named there, each once, in their order.
+
+    Raises MalformedRequestError, also for two versions of one view.
+    """
     for feature in features:
         view, colon, name = feature.partition(":")
         if not (view and colon and name):
             raise MalformedRequestError(f"'{feature}' is no feature", hint="write it view:feature")
     if not features:
         raise MalformedRequestError("no features are asked for", hint="name them, each as view:feature")
-    return tuple(dict.fromkeys(feature.partition(":")[0] for feature in features))
+    names = tuple(dict.fromkeys(feature.partition(":")[0] for feature in features))
+    plain = [name.partition("@")[0] for name in names]
+    twice = [name for name in plain if plain.count(name) > 1]
+    if twice:
+        raise MalformedRequestError(
+            f"two versions of view '{twice[0]}' are asked for", hint="make a training set of each, with the same spine"
+        )
+    return names

@@ -20,7 +20,7 @@ from featurestore.registry import Registry, registry_file
 from featurestore.training.archive import KEY, files_between, read_events
 from featurestore.training.events import ENTITY
 from featurestore.training.history import JoinOptions, WantedView, point_in_time_join
-from featurestore.training.manifest import Manifest
+from featurestore.training.manifest import Manifest, view_of
 from featurestore.training.spine import Spine
 
 SUMMED = ("sum", "mean", "var", "stddev")
@@ -46,7 +46,7 @@ def manifest_views(data_dir: Path, manifest: Manifest, registry_place: Path | st
         registry.close()
     found = []
     for view in manifest.views:
-        own = {f.partition(":")[2]: name for f, name in manifest.columns.items() if f.partition(":")[0] == view.name}
+        own = {f.partition(":")[2]: name for f, name in manifest.columns.items() if view_of(f) == view.name}
         compiled = compile_view(view.definition, sources[view.name], view_id=0, version=view.version)
         found.append(ManifestView(bind_view(compiled), sources[view.name], own))
     return found

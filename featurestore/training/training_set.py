@@ -17,7 +17,7 @@ from featurestore.compile.bind import bind_view
 from featurestore.compile.view import compile_view
 from featurestore.definitions.specs import FeatureServiceSpec
 from featurestore.durations import format_instant, parse_instant_us
-from featurestore.errors import MalformedRequestError, UnknownFeatureError
+from featurestore.errors import MalformedRequestError, UnknownFeatureError, UnknownViewError
 from featurestore.offline.batch_rows import batch_files
 from featurestore.offline.coverage import archive_gaps, complete_from_us, reaches
 from featurestore.registry import RegisteredBatchView, RegisteredView, Registry, registry_file
@@ -33,6 +33,7 @@ from featurestore.training.manifest import (
     library_version,
     mark_of,
     view_names,
+    view_of,
 )
 from featurestore.training.spine import Spine, read_spine
 
@@ -104,7 +105,11 @@ def make_training_set(
             service = _service(registry, request)
             request = replace(request, features=service.references)
         batch_views = {view.spec.name: view for view in registry.batch_views()}
-        asked = [batch_views.get(name) or registry.view(name) for name in view_names(request.features)]
+        kept = again.views if again is not None else service.views if service is not None else ()
+        pins = {view.name: view.version for view in kept}
+        asked = [
+            batch_views.get(name) or _version(registry, name, pins.get(name)) for name in view_names(request.features)
+        ]
         views = [view for view in asked if isinstance(view, RegisteredView)]
         batch = [view for view in asked if isinstance(view, RegisteredBatchView)]
         sources = {view.spec.source: registry.source(view.spec.source) for view in views}
@@ -129,7 +134,7 @@ def make_training_set(
         WantedView(
             bind_view(compile_view(view.spec, sources[view.spec.source], view_id=view.view_id, version=view.version)),
             sources[view.spec.source],
-            tuple((f.partition(":")[2], names[f]) for f in names if f.partition(":")[0] == view.spec.name),
+            tuple((f.partition(":")[2], names[f]) for f in names if view_of(f) == view.spec.name),
         )
         for view in views
     ]
@@ -203,7 +208,7 @@ class _BatchJoin:
     def features(self, spine: Spine, names: Mapping[str, str]) -> pl.DataFrame:
         """The wanted ones under the names that they get, shape (n, …)."""
         asked = spine.keys.select(self._view.key_names).with_columns(spine.as_of.alias(INSTANT))
-        wanted = {f.partition(":")[2]: name for f, name in names.items() if f.partition(":")[0] == self._view.name}
+        wanted = {f.partition(":")[2]: name for f, name in names.items() if view_of(f) == self._view.name}
         return join_batch_view(
             self._root,
             self._view,
@@ -236,13 +241,23 @@ def _service(registry: Registry, request: TrainingSetRequest) -> FeatureServiceS
     )
 
 
+def _version(registry: Registry, name: str, pinned: int | None) -> RegisteredView:
+    """A view as it is asked for: "view", "view@2"; of a service or manifest its version while that is computed."""
+    if pinned is not None:
+        try:
+            return registry.view(f"{name}@{pinned}")
+        except UnknownViewError:
+            pass  # a later version may compute the same; the caller sees to that
+    return registry.view(name)
+
+
 def _column_names(views: Sequence[RegisteredView | RegisteredBatchView], request: TrainingSetRequest) -> dict[str, str]:
     """By feature, in the order asked for, the name of its column."""
     by_name = {view.spec.name: view for view in views}
     names: dict[str, str] = {}
     for feature in request.features:
         view, _, name = feature.partition(":")
-        has = [spec.name for spec in by_name[view].spec.features]
+        has = [spec.name for spec in by_name[view_of(feature)].spec.features]
         if name not in has:
             raise UnknownFeatureError(f"view '{view}' has no feature '{name}'", hint=f"it has {', '.join(has)}")
         names[feature] = f"{view}__{name}" if request.full_feature_names else name
