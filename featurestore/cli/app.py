@@ -12,6 +12,7 @@ from featurestore.cli import (
     backfill,
     broker,
     check,
+    compare,
     dead_letters,
     demo,
     get,
@@ -68,6 +69,7 @@ app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("apply", epilog=apply.EXAMPLES)(apply.apply)
 app.command("versions", epilog=versions.VERSIONS_EXAMPLES)(versions.versions)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("promote", epilog=versions.PROMOTE_EXAMPLES)(versions.promote)
 app.command("rollback", epilog=versions.ROLLBACK_EXAMPLES)(versions.rollback)
 app.command("canary", epilog=versions.CANARY_EXAMPLES)(versions.canary)

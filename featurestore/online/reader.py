@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,13 @@ class _ShardReader:
                     raise
                 raise ours from error
         return values
+
+    def keys(self, prefix: bytes) -> Iterator[bytes]:
+        iterator = self._db.iter()
+        iterator.seek(prefix)
+        while iterator.valid() and (key := iterator.key()).startswith(prefix):
+            yield key
+            iterator.next()
 
     def close(self) -> None:
         self._db.close()
@@ -226,6 +233,14 @@ class OnlineReader:
             present: list[Status] = ["PRESENT"] * len(keys)
             columns = {name: _known_column(values[name], present) for name in features}
         return ViewRead(columns, [0 if time == NO_TIME else time for time in newest])
+
+    def keys(self, view: StoredView) -> list[Iterator[bytes]]:
+        """Encoded keys of the entities that have a row, UTF-8: an ascending iterator for each shard.
+
+        A scan of all of them, valid until the next `refresh`. Two versions of a view have an entity in the same shard.
+        """
+        prefix = layout.row_prefix(view)
+        return [(key[len(prefix) :] for key in shard.keys(prefix)) for shard in self._shards]
 
     def get_value(self, key: bytes) -> bytes | None:
         """A stored value of the first shard; for stores that have but one."""

@@ -18,6 +18,7 @@ IN_A_PROJECT = (
     "docs/how-to/training-leakage.md",
     "docs/how-to/operate.md",
     "docs/how-to/backfill.md",
+    "docs/how-to/versions.md",
     "docs/how-to/batch-features.md",
     "docs/how-to/training-data.md",
     "docs/how-to/feature-services.md",
