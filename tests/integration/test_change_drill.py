@@ -192,6 +192,11 @@ def test_a_feature_is_changed_while_it_is_read(any_topic: TopicAt, tmp_path: Pat
             eventually(lambda: (of_both(some)[1] or 0) < 0 < (of_both(some)[0] or 0), 30, worker_log)
             assert set(readers.versions) == {1}, "nobody reads the shadow"
 
+            report = project.call("compare", "card_activity@2", "--json")
+            found = {one["feature"]: one for one in json.loads(report.stdout)["comparison"]["features"]}
+            assert found["count_24h"]["equal_share"] == 1.0
+            assert found["amount_eur_sum_24h"]["equal_share"] < 0.1
+
             say(project, "canary", "card_activity@2", "--share", "0.1")
             eventually(lambda: readers.versions[2], 30, server_log)
             cards = sorted(load.cards)
