@@ -56,10 +56,11 @@ class Usage:
         self._lock = threading.Lock()
         self._tallies: dict[tuple[object, ...], _Tally] = {}
         self._names: dict[bytes | str, str] = {}
+        self._names_day = now().date()
         self._dropped = 0
         # Only the thread that flushes touches these.
         self._pending: dict[tuple[str, int, str, str, date], ReadCount] = {}
-        self._day: date | None = None
+        self._forgot_on: date | None = None
 
     def count(self, plan: ReadPlan, answered: Sequence[ServedView], consumer: bytes | str) -> None:
         """Note that a request was answered. answered: the version of each of the plan's parts.
@@ -89,9 +90,9 @@ class Usage:
             reads = FeatureReads(database)
             reads.add(self._pending.values())
             self._pending.clear()
-            if now.date() != self._day:
+            if now.date() != self._forgot_on:
                 reads.forget(now.date() - timedelta(days=KEPT_DAYS))
-                self._day = now.date()
+                self._forgot_on = now.date()
         finally:
             database.close()
 
@@ -99,8 +100,8 @@ class Usage:
         with self._lock:
             tallies, self._tallies = self._tallies, {}
             dropped, self._dropped = self._dropped, 0
-            if now.date() != self._day:
-                self._names = {}
+            if now.date() != self._names_day:
+                self._names, self._names_day = {}, now.date()
         for (name, *_), tally in tallies.items():
             for part, view in zip(tally.plan.parts, tally.answered, strict=True):
                 for feature in part.features:
