@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from featurestore.cli.version_cost import VersionCost
     from featurestore.config import Settings
     from featurestore.definitions.resolve import ResolvedDefinitions
-    from featurestore.registry import Registry
+    from featurestore.registry import Plan, Registry
     from featurestore.registry.changes import JudgedChange
     from featurestore.registry.review import Review
 
