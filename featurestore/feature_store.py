@@ -68,12 +68,15 @@ class FeatureStore:
         UnknownFeatureServiceError, and PinnedVersionError when a view of the service computes something else by now.
         """
         from featurestore.training.training_set import TrainingSetRequest, make_training_set
+        from featurestore.training.usage import record_training
 
         names, service = self._asked(features)
         request = TrainingSetRequest(
             spine, names, knowledge, knowledge_time, event_timestamp, full_feature_names, service
         )
-        return make_training_set(self._data_dir, request, registry_place=self._registry_place).frame
+        made = make_training_set(self._data_dir, request, registry_place=self._registry_place)
+        record_training(self._registry_place, made.manifest)
+        return made.frame
 
     def scan_snapshots(self, view: str, *, window: str | None = None) -> pl.LazyFrame:
         """The valid snapshots of a view's applied version: of each key and window the row of the highest revision.

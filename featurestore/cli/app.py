@@ -20,15 +20,18 @@ from featurestore.cli import (
     jobs,
     late,
     lineage,
+    listing,
     materialize,
     offline,
     plan,
     produce,
     run,
     serve,
+    show,
     status,
     training_check,
     training_set,
+    unused,
     versions,
     view,
     watermark,
@@ -75,6 +78,11 @@ app.command("rollback", epilog=versions.ROLLBACK_EXAMPLES)(versions.rollback)
 app.command("canary", epilog=versions.CANARY_EXAMPLES)(versions.canary)
 app.command("retire", epilog=versions.RETIRE_EXAMPLES)(versions.retire)
 app.command("lineage", epilog=lineage.EXAMPLES)(lineage.lineage)
+app.command("list", epilog=listing.LIST_EXAMPLES)(listing.list_definitions)
+app.command("show", epilog=show.EXAMPLES)(show.show)
+app.command("search", epilog=listing.SEARCH_EXAMPLES)(listing.search)
+app.command("history", epilog=listing.HISTORY_EXAMPLES)(listing.history)
+app.command("unused", epilog=unused.EXAMPLES)(unused.unused)
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("backfill", epilog=backfill.EXAMPLES)(backfill.backfill)

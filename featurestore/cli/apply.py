@@ -14,6 +14,7 @@ from featurestore.cli.plan import (
     resolve_modules,
     show_review,
     tell_deprecated,
+    tell_similar,
 )
 
 EXAMPLES = (
@@ -51,6 +52,7 @@ def apply(
     registry = Registry.open(settings.registry_place)
     try:
         reviewed = review(registry, registry.plan(resolved), settings.registry.in_use_days)
+        tell_similar(registry, reviewed.plan)
         if not allow_breaking:
             reviewed.refuse_breaking()
         registry.apply(reviewed.plan, revision=revision, promote=promote)

@@ -1,6 +1,7 @@
 """`featurestore get`: one read from the shell."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from featurestore.cli.options import DataDir, Json, load_settings
 from featurestore.cli.output import print_json, print_table
-from featurestore.errors import MalformedRequestError
+from featurestore.errors import MalformedRequestError, RegistryError
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
@@ -140,13 +141,22 @@ def _typed(name: str, value: object, dtype: str | None) -> object:
 
 
 def _read_locally(settings: "Settings", request: "OnlineRequest") -> "OnlineResponse":
+    from featurestore.registry.usage import SHELL
     from featurestore.serving import FeatureService
+    from featurestore.serving.usage import Usage
 
-    service = FeatureService(settings.store.data_dir, clock=settings.serving.clock)
+    usage = Usage(settings.registry_place)
+    service = FeatureService(
+        settings.store.data_dir, clock=settings.serving.clock, registry_place=settings.registry_place, usage=usage
+    )
     try:
         service.refresh(check=True)
         dtypes = {key.name: key.dtype for key in service.join_keys(request)}
-        return service.answer(msgspec.structs.replace(request, entities=typed_entities(request.entities, dtypes)))
+        asked = msgspec.structs.replace(request, entities=typed_entities(request.entities, dtypes))
+        answer = service.answer(asked, SHELL.encode())
+        with suppress(RegistryError):  # one that only reads goes on uncounted
+            usage.flush()
+        return answer
     finally:
         service.close()
 
@@ -155,7 +165,7 @@ def _ask(url: str, request: "OnlineRequest") -> "OnlineResponse":
     from featurestore.client import FeatureStoreClient
     from featurestore.serving.protocol import OnlineResponse, ResponseMetadata, ResultColumn
 
-    with FeatureStoreClient(url) as client:
+    with FeatureStoreClient(url, consumer="shell") as client:
         answer = client.get_online_features(
             request.features,
             request.entities,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from featurestore.cli.version_cost import VersionCost
     from featurestore.config import Settings
     from featurestore.definitions.resolve import ResolvedDefinitions
-    from featurestore.registry import Registry
+    from featurestore.registry import Plan, Registry
     from featurestore.registry.changes import JudgedChange
     from featurestore.registry.review import Review
 
@@ -65,6 +65,7 @@ def plan(
         try:
             reviewed = review(registry, registry.plan(resolved), settings.registry.in_use_days)
             costs = _costs(settings, reviewed, registry)
+            tell_similar(registry, reviewed.plan)
         finally:
             registry.close()
     show_review(reviewed, costs, revision or git_revision(Path.cwd()), json)
@@ -148,6 +149,21 @@ def tell_deprecated(resolved: "ResolvedDefinitions") -> None:
 
     for note in deprecation_notes(resolved):
         warn(note)
+
+
+def tell_similar(registry: "Registry", planned: "Plan") -> None:
+    """A line on stderr for each new feature that computes what another one does already."""
+    from featurestore.definitions.specs import BatchViewSpec, ViewSpec
+    from featurestore.registry.similar import similar_features
+
+    wanted = [spec for spec in planned.specs.values() if isinstance(spec, ViewSpec | BatchViewSpec)]
+    if wanted:
+        deployed: list[ViewSpec | BatchViewSpec] = [
+            *(view.spec for view in registry.views()),
+            *(view.spec for view in registry.batch_views()),
+        ]
+        for found in similar_features(wanted, deployed):
+            warn(str(found))
 
 
 def check_batch_sources(resolved: "ResolvedDefinitions") -> None:

@@ -56,6 +56,7 @@ def training_set(
     from featurestore.training.output import manifest_path, write_training_set
     from featurestore.training.spine import spine_columns
     from featurestore.training.training_set import TrainingSetRequest, make_training_set
+    from featurestore.training.usage import record_training
 
     wanted = tuple(name for given in features or () for name in given.split(",") if name)
     if as_of_manifest is not None and (wanted or service or knowledge != "event" or knowledge_time is not None):
@@ -70,6 +71,7 @@ def training_set(
         made = make_training_set(folder, request, again=again, registry_place=settings.registry_place, progress=show)
         files = write_training_set(made, out)
         record(made)
+    record_training(settings.registry_place, made.manifest)
     for partial in made.partial:
         since = partial.complete_from
         warn(

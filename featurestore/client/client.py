@@ -51,6 +51,7 @@ class FeatureStoreClient:
     url: of the server, like "http://127.0.0.1:6566". timeout: seconds, for each attempt. retries: further
     attempts after a refused connection, a 429 or a 503, after backoff_s, 2 × backoff_s, …; a read changes
     nothing, so asking again is safe. A timeout is not tried again: the caller's time is up.
+    consumer: the name of the service or model that reads, for the server's count of who reads what.
     transport: an httpx transport, for tests.
 
         with FeatureStoreClient("http://127.0.0.1:6566") as client:
@@ -66,10 +67,14 @@ class FeatureStoreClient:
         timeout: float = 5.0,
         retries: int = 2,
         backoff_s: float = 0.1,
+        consumer: str | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        if consumer is not None and not (consumer.isascii() and consumer.isprintable()):
+            raise MalformedRequestError(f"consumer {consumer!r} is no name", hint="use printable ASCII: it is a header")
         self._url = url.rstrip("/")
+        self._headers = {"content-type": "application/json", **({"x-consumer": consumer} if consumer else {})}
         self._retries = retries
         self._backoff_s = backoff_s
         self._sleep = sleep
@@ -144,11 +149,10 @@ class FeatureStoreClient:
         self.close()
 
     def _post(self, path: str, body: bytes) -> httpx.Response:
-        headers = {"content-type": "application/json"}
         for attempt in range(self._retries + 1):
             last = attempt == self._retries
             try:
-                response = self._http.post(self._url + path, content=body, headers=headers)
+                response = self._http.post(self._url + path, content=body, headers=self._headers)
                 if last or response.status_code not in _RETRIED_STATUSES:
                     return response
             except httpx.TimeoutException as error:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -185,9 +186,11 @@ def resolve_view(view: StreamFeatureView, source: SourceSpec) -> ViewSpec:
                         hint="write its expression out",
                     )
                 raise _unknown(f"{what}, {field}: column", column, schema, place)
-    dtypes = _collect(what, "derive", schema, derive)
+    # Run on no rows: some misfits show only in running.
+    rows = _no_rows(source.columns)
+    dtypes = _collect(what, "derive", rows, derive)
     if view.where is not None:
-        condition = _collect(what, "where", schema, {"_where": view.where})["_where"]
+        condition = _collect(what, "where", rows, {"_where": view.where})["_where"]
         if condition != pl.Boolean:
             raise DefinitionError(
                 f"{what}: where is {condition}, not Boolean",
@@ -273,12 +276,15 @@ def _check_join_keys(what: str, entities: Iterable[EntitySpec], source: SourceSp
                 )
 
 
-def _collect(
-    what: str, field: str, schema: Mapping[str, pl.DataType], expressions: Mapping[str, pl.Expr]
-) -> dict[str, pl.DataType]:
+@lru_cache(maxsize=64)
+def _no_rows(columns: tuple[ColumnSpec, ...]) -> pl.DataFrame:
+    """A frame of these columns. Making one takes longer than a view's expressions, and views share their source."""
+    return pl.DataFrame(schema={column.name: DTYPES[column.dtype] for column in columns})
+
+
+def _collect(what: str, field: str, rows: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> dict[str, pl.DataType]:
     try:
-        # Run on no rows: some misfits show only in running.
-        return dict(pl.DataFrame(schema=schema).with_columns(**expressions).schema)
+        return dict(rows.with_columns(**expressions).schema)
     except pl.exceptions.PolarsError as error:
         raise DefinitionError(f"{what}, {field}: {error}", hint="check the types of the columns it uses") from error
 

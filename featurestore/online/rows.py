@@ -48,6 +48,17 @@ def _text_fields(slots: tuple[Slot, ...]) -> tuple[str, ...]:
     return tuple(name for slot in slots for name, dtype in slot.fields if dtype == "str")
 
 
+def tile_bytes(view: CompiledView) -> int:
+    """Width of one tile of the view, without texts."""
+    return _tile_dtype(view.slots, view.keeps_late).itemsize
+
+
+def slot_bytes(view: CompiledView) -> dict[str, int]:
+    """Width of each slot in a tile, by its name; of a text the four bytes of its length."""
+    none = _tile_dtype((), False).itemsize
+    return {slot.name: _tile_dtype((slot,), False).itemsize - none for slot in view.slots}
+
+
 def encode_rows(view: CompiledView, rows: RowSet) -> list[bytes]:
     """One value for each entity that rows.tiles numbers."""
     tiles, entities = rows.tiles, len(rows.newest_us)

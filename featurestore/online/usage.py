@@ -13,8 +13,10 @@ from pathlib import Path
 import msgspec
 import rocksdict
 
+from featurestore.compile.view import CompiledView
 from featurestore.online import layout
 from featurestore.online.rocks import open_secondary, rocks_errors
+from featurestore.online.rows import slot_bytes, tile_bytes
 from featurestore.online.scratch import ScratchFolder
 from featurestore.online.source_store import read_store_info
 
@@ -111,3 +113,28 @@ def folder_bytes(folder: Path) -> int:
             with suppress(FileNotFoundError):
                 total += (Path(parent) / name).stat().st_size
     return total
+
+
+def freed_shares(view: CompiledView, features: Collection[str]) -> dict[str, float]:
+    """Which share of the bytes of the view's tiles each of these features frees when all of them go.
+
+    A slot goes when no other feature needs it, and is shared out among those that did: two windows of one sum share its
+    slot, and the count of events always stays. By the widths of a tile's fields; texts, whose bytes differ, count with
+    their length alone.
+    """
+    widths = slot_bytes(view)
+    needs = {
+        spec.name: {
+            slot.name for slot in view.features[spec.name].aggregate.slots(spec.column or "", spec.input_dtype or "")
+        }
+        for spec in view.spec.features
+    }
+    going = [name for name in needs if name in features]
+    kept = {"count"}.union(*(slots for name, slots in needs.items() if name not in features))
+    whole = tile_bytes(view)
+    freed = dict.fromkeys(going, 0.0)
+    for slot in set().union(*(needs[name] for name in going)) - kept:
+        users = [name for name in going if slot in needs[name]]
+        for name in users:
+            freed[name] += widths[slot] / len(users) / whole
+    return freed

@@ -15,6 +15,7 @@ from featurestore.registry.lineage import Node, build_lineage
 from featurestore.registry.plan import Plan
 from featurestore.registry.store import Registry
 from featurestore.registry.tables import FEATURE_READS
+from featurestore.registry.usage import SHELL
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def _reads(database: Database, days: int) -> list[tuple[str, str, str, datetime]
     query = (
         select(*columns, func.max(FEATURE_READS.c.last_read_at).label("last"))
         .where(FEATURE_READS.c.last_read_at >= datetime.now(timezone.utc) - timedelta(days=days))
+        # Who looks at a value from the shell breaks by no change.
+        .where(FEATURE_READS.c.consumer != SHELL)
         .group_by(*columns)
         .order_by(*columns)
     )

@@ -90,6 +90,7 @@ class DefinitionsFollower:
         self._cache = None if self._path is not None else cache
         self._database: Database | None = None
         self._seen: object = None
+        self._last_change: object = None
 
     def poll(self) -> ServedDefinitions | None:
         """What there is now, None when nothing changed since the last call.
@@ -125,11 +126,16 @@ class DefinitionsFollower:
             self.close()
         if self._database is None:
             self._database = Database.open(self._place, create=False)
-        if self._path is None:
-            with self._database.transaction() as connection:
-                if _change_number(connection) == self._seen:
-                    return None
+        with self._database.transaction() as connection:
+            last_change = _last_change(connection)
+        if self._seen is not None and last_change is not None and last_change == self._last_change:
+            # Something was written that nobody here reads: a job, how often features are read.
+            if self._path is not None:
+                self._seen = state
+                self.close()
+            return None
         found = read_served(self._database)
+        self._last_change = last_change
         if self._path is not None:
             self.close()
         elif self._seen != found.change_number:
@@ -160,6 +166,12 @@ class DefinitionsFollower:
 
 def _change_number(connection: Connection) -> int:
     return connection.execute(select(func.max(CHANGES.c.id))).scalar() or 0
+
+
+def _last_change(connection: Connection) -> object:
+    """Number and instant of the newest change, None before any; no other registry has had the same."""
+    row = connection.execute(select(CHANGES.c.id, CHANGES.c.at).order_by(CHANGES.c.id.desc()).limit(1)).first()
+    return None if row is None else tuple(row)
 
 
 def _texts(connection: Connection, kind: str) -> list[tuple[str, str]]:

@@ -244,7 +244,7 @@ class Registry:
         for row in connection.execute(select(DEFINITIONS)):
             spec = self._decoded(row.spec, SPEC_TYPES[row.kind])
             versions = {
-                fingerprint(self._decoded(text, SPEC_TYPES[row.kind])): version
+                fingerprint(spec if text == row.spec else self._decoded(text, SPEC_TYPES[row.kind])): version
                 for text, version in live.get(row.id, {}).items()
             }
             stored[row.kind, row.name] = StoredDefinition(row.id, row.version, spec, versions, last.get(row.id, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
@@ -30,6 +30,8 @@ from featurestore.serving.service import FeatureService
 log = structlog.get_logger(__name__)
 
 READ_PATH = "/get-online-features"
+CONSUMER_HEADER = b"x-consumer"
+"""Who reads, for the count of reads."""
 INLINE_VALUES_MAX = 2_000
 """Reads of more values than this run in a thread, so that they don't hold up small ones."""
 DISCARDED_BYTES_MAX = 16 * 2**20
@@ -106,16 +108,18 @@ class _Reads:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
-            body = await self._body(scope, receive)
+            headers = dict(scope["headers"])
+            body = await self._body(headers, receive)
             if body is None:
                 return  # the client has gone
             asked = decode_request(body)
+            consumer = headers.get(CONSUMER_HEADER, b"")
             features = self._service.feature_count(asked)
             self._limits.check(asked, features)
             if _row_count(asked) * features > INLINE_VALUES_MAX:
-                answer = await run_in_threadpool(self._answer, asked)
+                answer = await run_in_threadpool(self._answer, asked, consumer)
             else:
-                answer = self._answer(asked)
+                answer = self._answer(asked, consumer)
             status = 200
         except FeatureStoreError as error:
             status, answer = encode_error(error)
@@ -126,20 +130,19 @@ class _Reads:
             log.exception("read_failed", status=500)
             status, answer = encode_error(FeatureStoreError(f"internal error: {type(error).__name__}"))
         self._metrics.request(time.perf_counter() - started)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+        answered = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
         if status == 413 or self._draining():
             # What is left of the body is not read; or the client had better go to another server.
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+            answered.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": answered})
         await send({"type": "http.response.body", "body": answer})
 
-    def _answer(self, request: OnlineRequest) -> bytes:
-        return encode_response(self._service.answer(request))
+    def _answer(self, request: OnlineRequest, consumer: bytes) -> bytes:
+        return encode_response(self._service.answer(request, consumer))
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
         """The request's body, None when the client went away. Raises BodyTooLargeError."""
         most = self._limits.max_body_bytes
-        headers = dict(scope["headers"])
         announced = int(headers.get(b"content-length", b"0"))
         if announced > most and (b"expect" in headers or announced > DISCARDED_BYTES_MAX):
             raise _too_large(most)

@@ -22,12 +22,14 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from featurestore.errors import ConfigError, FeatureStoreError
+from featurestore.registry import registry_file
 from featurestore.serving.app import build_app
 from featurestore.serving.limits import Limits
 from featurestore.serving.metrics import ServingMetrics
 from featurestore.serving.service import CHECK_INTERVAL_S, Clock, FeatureService
 from featurestore.serving.supervisor import supervise
 from featurestore.serving.transport import OneWriteProtocol
+from featurestore.serving.usage import CLOSE_S, FLUSH_INTERVAL_S, Usage
 
 log = structlog.get_logger(__name__)
 
@@ -105,10 +107,17 @@ def url_of(listener: socket.socket) -> str:
 def run_worker(options: ServerOptions, listener: socket.socket, parent: Connection | None = None) -> None:
     """Serve in this process until a signal or, where there is one, until the parent closes its end of the pipe."""
     metrics = ServingMetrics()
+    usage = Usage(options.registry_place or registry_file(options.data_dir))
     service = FeatureService(
-        options.data_dir, clock=options.clock, observe=metrics.read, registry_place=options.registry_place
+        options.data_dir,
+        clock=options.clock,
+        observe=metrics.read,
+        registry_place=options.registry_place,
+        usage=usage,
     )
     stop = threading.Event()
+    # A daemon: a registry that does not answer must not hold up the end.
+    recorder = threading.Thread(target=_record, args=(usage, stop), name="usage", daemon=True)
     followers = [
         threading.Thread(target=follow, args=(service.refresh, options.refresh_interval_s, stop), name="follow"),
         threading.Thread(target=follow, args=(service.reload, CHECK_INTERVAL_S, stop), name="registry"),
@@ -124,15 +133,22 @@ def run_worker(options: ServerOptions, listener: socket.socket, parent: Connecti
     # What is there now stays: left to itself the collector walks over all of it again and again while reads wait.
     gc.collect()
     gc.freeze()
-    for follower in followers:
-        follower.start()
+    for thread in (*followers, recorder):
+        thread.start()
     try:
         server.run(sockets=[listener])
     finally:
         stop.set()
         for follower in followers:
             follower.join()
+        recorder.join(CLOSE_S)
         service.close()
+
+
+def _record(usage: Usage, stop: threading.Event) -> None:
+    """Write what was read, again and again and once more at the end."""
+    follow(usage.flush, FLUSH_INTERVAL_S, stop)
+    follow_once(usage.flush)
 
 
 def follow(step: Callable[[], None], interval_s: float, stop: threading.Event) -> None:

@@ -31,6 +31,7 @@ from featurestore.serving.protocol import (
     wire_timestamps,
 )
 from featurestore.serving.readers import SourceReaders, ViewReader
+from featurestore.serving.usage import Usage
 
 Clock = Literal["wall", "event"]
 CHECK_INTERVAL_S = 1.0
@@ -68,7 +69,7 @@ class FeatureService:
 
     Answers what it saw at the last `refresh`; `answer` may run in any thread beside it. clock: "wall" reads
     as of now, "event" as of the newest event of the view's source (of a batch view: its newest row). observe: told of
-    every view read. registry_place: path or URL, None for the registry in the data_dir.
+    every view read. registry_place: path or URL, None for the registry in the data_dir. usage: told of every read.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class FeatureService:
         now_us: Callable[[], int] = wall_now_us,
         observe: Callable[[ReadObserved], None] | None = None,
         registry_place: Path | str | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self._registry_place = registry_place or registry_file(data_dir)
         self._follower = DefinitionsFollower(self._registry_place, data_dir / "registry" / "served.json")
         self._clock = clock
         self._now_us = now_us
         self._observe = observe
+        self._usage = usage
         self._readers = SourceReaders(data_dir)
         self._catalog = Catalog({})
         self._problem = "nothing was read of the registry yet"
@@ -124,8 +127,11 @@ class FeatureService:
             self._catalog = make_catalog(served)
             self._checked_s = float("-inf")  # its stores are opened with the next refresh
 
-    def answer(self, request: OnlineRequest) -> OnlineResponse:
-        """Answer a read. Raises RequestError for a caller's mistake, ServerUnavailableError with no store."""
+    def answer(self, request: OnlineRequest, consumer: bytes = b"") -> OnlineResponse:
+        """Answer a read. consumer: who asks, where the request's header says so.
+
+        Raises RequestError for a caller's mistake, ServerUnavailableError with no store.
+        """
         asked = _asked(request)
         catalog = self._served()
         as_of = parse_as_of(request.as_of)
@@ -152,6 +158,8 @@ class FeatureService:
         no_times = list(repeat(NO_TIMESTAMP, rows))
         results = [_key_column(request.entities[key.name], no_times) for key in plan.join_keys]
         results.extend(column for column in columns if column is not None)
+        if self._usage is not None:
+            self._usage.count(plan, answered, consumer or request.feature_service or "")
         return OnlineResponse(_metadata(request, plan, answered), results)
 
     def readiness(self) -> Readiness:

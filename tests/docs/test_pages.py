@@ -25,6 +25,7 @@ IN_A_PROJECT = (
     "docs/how-to/ecosystem.md",
     "docs/how-to/check-in-ci.md",
     "docs/how-to/jobs-and-lineage.md",
+    "docs/how-to/discovery.md",
 )
 
 # What the how-to pages take for granted: the example project with events of the last ten minutes, and a server. With a
