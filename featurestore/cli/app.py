@@ -19,6 +19,7 @@ from featurestore.cli import (
     late,
     lineage,
     materialize,
+    model,
     offline,
     plan,
     produce,
@@ -88,3 +89,4 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(late.app, name="late")
 app.add_typer(view.app, name="view")
 app.add_typer(watermark.app, name="watermark")
+app.add_typer(model.app, name="model")
