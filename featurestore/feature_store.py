@@ -43,6 +43,11 @@ class FeatureStore:
         """Where its data lies: the registry, the archive, the snapshots."""
         return self._data_dir
 
+    @property
+    def registry_place(self) -> Path | str:
+        """The registry's file, or its URL."""
+        return self._registry_place
+
     def get_historical_features(
         self,
         spine: Any,

@@ -22,6 +22,7 @@ from featurestore.cli import (
     lineage,
     listing,
     materialize,
+    model,
     offline,
     plan,
     produce,
@@ -100,3 +101,4 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(late.app, name="late")
 app.add_typer(view.app, name="view")
 app.add_typer(watermark.app, name="watermark")
+app.add_typer(model.app, name="model")

@@ -1,4 +1,4 @@
-"""`featurestore lineage`: what a feature is made from, and what a topic or column reaches."""
+"""`featurestore lineage`: what a feature or model is made from, and what a topic or column reaches."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "Examples: [bold]featurestore lineage card_activity[/bold]   "
     "[bold]featurestore lineage transactions.amount --downstream[/bold]   "
-    "[bold]featurestore lineage card_activity --mermaid[/bold]"
+    "[bold]featurestore lineage card_activity --mermaid[/bold]   "
+    "[bold]featurestore lineage fraud/3 --upstream[/bold]"
 )
 
 
 def lineage(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A view, view:feature, source, source.column, topic or topic.column.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A view, view:feature, source, source.column, topic, topic.column, service or model/version.",
+        ),
     ],
     upstream: Annotated[bool, typer.Option("--upstream", help="Only what it is made from.")] = False,
     downstream: Annotated[bool, typer.Option("--downstream", help="Only what is made from it.")] = False,
@@ -30,9 +35,14 @@ def lineage(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Show what an applied view or feature is computed from, and what a topic or column reaches."""
+    """Show what an applied view or feature is computed from, and what a topic or column reaches.
+
+    It ends with what reads the features: feature services, and the models that are linked to them. A version of a view
+    that is not the served one, but is read, is named with its number: card_activity@1.
+    """
     from featurestore.registry import Registry
     from featurestore.registry import lineage as graphs
+    from featurestore.registry.readers import deployed_lineage
 
     if json and mermaid:
         raise typer.BadParameter("it is --json or --mermaid", param_hint="--mermaid")
@@ -40,9 +50,7 @@ def lineage(
     require_data_dir(settings)
     registry = Registry.open(settings.registry_place, create=False)
     try:
-        views = [view.spec for view in registry.views()]
-        sources = {name: registry.source(name) for name in {view.source for view in views}}
-        graph = graphs.build_lineage(sources, views, [view.spec for view in registry.batch_views()])
+        graph = deployed_lineage(registry.database)
     finally:
         registry.close()
     node = graph.find(name)
@@ -68,13 +76,17 @@ def _print_tree(graph: "Lineage", node: "Node", direction: "Direction") -> None:
     from rich.tree import Tree
 
     tree = Tree(f"{node.kind} {node.name} ({direction})")
-    _grow(tree, graph, node, direction)
+    for start in graph.starts(node, direction):
+        branch = tree if start == node else tree.add(f"{start.kind} {start.name}")
+        _grow(branch, graph, start, direction, root=node)
     width = None if sys.stdout.isatty() else WIDE
     Console(file=sys.stdout, markup=False, highlight=False, width=width).print(tree)
 
 
-def _grow(tree: "Tree", graph: "Lineage", node: "Node", direction: "Direction") -> None:
+def _grow(tree: "Tree", graph: "Lineage", node: "Node", direction: "Direction", root: "Node") -> None:
     for neighbour, edges in graph.next_to(node, direction).items():
+        if neighbour == root:
+            continue
         roles = ", ".join(dict.fromkeys(edge.role for edge in edges if edge.role))
         branch = tree.add(f"{neighbour.kind} {neighbour.name}{f' ({roles})' if roles else ''}")
-        _grow(branch, graph, neighbour, direction)
+        _grow(branch, graph, neighbour, direction, root)

@@ -1,15 +1,24 @@
-"""What a change of a source reaches: the features that are computed from the columns that change."""
+"""What a change of a source reaches: features that are computed from the columns that change, and who reads these."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from featurestore.definitions.specs import BatchViewSpec, SourceSpec, ViewSpec
-from featurestore.registry.lineage import Node, build_lineage
+from featurestore.registry.lineage import Lineage, Node, build_lineage
 from featurestore.registry.plan import FieldChange, Plan
 
 TOLD_ONLY = {"columns", "description", "owner", "schema", "tags"}
 """Parts of a source that no feature depends on; of the columns each is looked at by itself."""
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Feature services, and models as "name/version"; sorted."""
+
+    services: tuple[str, ...]
+    models: tuple[str, ...]
 
 
 def reached_features(
@@ -21,16 +30,31 @@ def reached_features(
     time; a change of the topic, the format, lateness and the like reaches every feature of the source.
     """
     graph = build_lineage({source.name: source for source in sources}, views, batch_views)
-    reached: dict[str, tuple[str, ...]] = {}
+    return {name: _names(nodes, "feature") for name, nodes in _reached(plan, graph).items()}
+
+
+def reached_readers(plan: Plan, graph: Lineage) -> dict[str, Readers]:
+    """By changed source, who reads the features that its change reaches.
+
+    graph: `readers.deployed_lineage`, which has services, models and the versions of views that these read.
+    """
+    return {
+        name: Readers(_names(nodes, "service"), _names(nodes, "model")) for name, nodes in _reached(plan, graph).items()
+    }
+
+
+def _reached(plan: Plan, graph: Lineage) -> dict[str, set[Node]]:
+    reached: dict[str, set[Node]] = {}
     for change in plan.changed:
-        if change.kind != "source":
-            continue
-        edges = set()
-        for node in _changed(change.name, change.fields):
-            if node in graph.inputs:
-                edges.update(graph.edges_from(node, "downstream"))
-        reached[change.name] = tuple(sorted({edge.target.name for edge in edges if edge.target.kind == "feature"}))
+        if change.kind == "source":
+            begins = [node for node in _changed(change.name, change.fields) if node in graph.inputs]
+            edges = (edge for node in begins for edge in graph.edges_from(node, "downstream"))
+            reached[change.name] = {edge.target for edge in edges}
     return reached
+
+
+def _names(nodes: Iterable[Node], kind: str) -> tuple[str, ...]:
+    return tuple(sorted(node.name for node in nodes if node.kind == kind))
 
 
 def _changed(source: str, fields: Iterable[FieldChange]) -> set[Node]:

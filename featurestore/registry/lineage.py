@@ -1,7 +1,7 @@
 """Lineage: which columns a feature is computed from, and what a topic or column reaches, found in stored specs.
 
-The graph runs topic -> source -> column -> feature -> view. It is made of specs alone, so it needs neither polars nor
-the author's modules. Whatever reads features (a service, a model) is added with `Lineage.add`.
+The graph runs topic -> source -> column -> feature -> view, and from the feature on to what reads it: service -> model
+(`readers.py`). It is made of specs alone, so it needs neither polars nor the author's modules.
 """
 
 from __future__ import annotations
@@ -66,11 +66,22 @@ class Lineage:
             found.setdefault(edge.source if direction == "upstream" else edge.target, []).append(edge)
         return found
 
+    def starts(self, node: Node, direction: Direction) -> list[Node]:
+        """Where to look from: a view is read by way of its features, so downstream of it is what is downstream of
+        those that anything else reads; of other nodes, the node itself."""
+        if node.kind != "view" or direction == "upstream":
+            return [node]
+        features = sorted({edge.source for edge in self.inputs[node]})
+        return [one for one in features if any(edge.target != node for edge in self.outputs[one])]
+
     def edges_from(self, node: Node, direction: Direction) -> list[Edge]:
         """Every edge that is reached from a node in one direction, each once, sorted."""
-        seen, waiting, edges = {node}, [node], set()
+        waiting = self.starts(node, direction)
+        seen, edges = {node, *waiting}, set()
         while waiting:
             for neighbour, found in self.next_to(waiting.pop(), direction).items():
+                if neighbour == node:
+                    continue
                 edges.update(found)
                 if neighbour not in seen:
                     seen.add(neighbour)
@@ -98,7 +109,8 @@ class Lineage:
             )
         raise DefinitionError(
             f"lineage: nothing is called '{name}'",
-            hint="name an applied view, view:feature, source, source.column, topic or topic.column",
+            hint="name an applied view, view:feature, source, source.column, topic, topic.column, service, or "
+            "model/version",
         )
 
 
@@ -116,9 +128,9 @@ def build_lineage(
     for source in sources.values():
         _add_source(lineage, source)
     for view in views:
-        _add_view(lineage, view, sources[view.source])
+        add_view(lineage, view, sources[view.source], view.name)
     for batch_view in batch_views:
-        _add_batch_view(lineage, batch_view)
+        add_batch_view(lineage, batch_view, batch_view.name)
     return lineage
 
 
@@ -141,16 +153,17 @@ def _add_source(lineage: Lineage, source: SourceSpec) -> None:
         lineage.add(node, Node("column", f"{source.name}.{column.name}"))
 
 
-def _add_view(lineage: Lineage, view: ViewSpec, source: SourceSpec) -> None:
+def add_view(lineage: Lineage, view: ViewSpec, source: SourceSpec, label: str) -> None:
+    """Add a stream view whose source is in the graph. label: its name there, "view" or "view@2"."""
     common = [("time", source.event_time, "")]
     common += [("key", key.name, "") for key in view.join_keys]
     common += [("where", column, view.where or "") for column in columns_of(view.where or "")]
     derive = dict(view.derive)
     for feature in view.features:
-        node = Node("feature", f"{view.name}:{feature.name}")
+        node = Node("feature", f"{label}:{feature.name}")
         for role, column, expression in (*common, *_values(feature.column, derive)):
             lineage.add(Node("column", f"{source.name}.{column}"), node, role, expression)
-        lineage.add(node, Node("view", view.name))
+        lineage.add(node, Node("view", label))
 
 
 def _values(column: str | None, derive: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
@@ -161,7 +174,8 @@ def _values(column: str | None, derive: Mapping[str, str]) -> Iterator[tuple[str
         yield "value", column, ""
 
 
-def _add_batch_view(lineage: Lineage, view: BatchViewSpec) -> None:
+def add_batch_view(lineage: Lineage, view: BatchViewSpec, label: str) -> None:
+    """Add a batch view and its source. label: as for `add_view`."""
     # A query's URL may hold a password: a query is named after its view.
     source = Node("source", view.source.path if isinstance(view.source, FileSourceSpec) else f"{view.name} query")
     columns = [("time", view.source.event_time), *(("key", key.name) for key in view.join_keys)]
@@ -171,7 +185,7 @@ def _add_batch_view(lineage: Lineage, view: BatchViewSpec) -> None:
         if (node := Node("column", f"{source.name}.{column}")) not in lineage.inputs:
             lineage.add(source, node)
     for feature in view.features:
-        node = Node("feature", f"{view.name}:{feature.name}")
+        node = Node("feature", f"{label}:{feature.name}")
         for role, column in (*columns, ("value", feature.name)):
             lineage.add(Node("column", f"{source.name}.{column}"), node, role)
-        lineage.add(node, Node("view", view.name))
+        lineage.add(node, Node("view", label))

@@ -13,11 +13,20 @@ from featurestore.training.training_set import TrainingSet
 
 PART_ROWS = 1_000_000
 SUFFIX = ".parquet"
+MANIFEST_SUFFIX = ".manifest.json"
+FOLDER_MANIFEST = "_manifest.json"
 
 
 def manifest_path(out: Path) -> Path:
     """Where the manifest of a training set at `out` lies; its name begins so that readers of the folder skip it."""
-    return out.with_name(f"{out.name}.manifest.json") if out.suffix == SUFFIX else out / "_manifest.json"
+    return out.with_name(out.name + MANIFEST_SUFFIX) if out.suffix == SUFFIX else out / FOLDER_MANIFEST
+
+
+def data_path(manifest: Path) -> Path:
+    """Where the training set of a manifest lies, a file or a folder: the way back of `manifest_path`."""
+    if manifest.name == FOLDER_MANIFEST:
+        return manifest.parent
+    return manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
 
 
 def write_training_set(made: TrainingSet, out: Path) -> list[Path]:
@@ -43,7 +52,7 @@ def write_training_set(made: TrainingSet, out: Path) -> list[Path]:
         names.append(f"part-{number:05d}{SUFFIX}")
         with (unfinished / names[-1]).open("wb") as file:
             _write(made, file, begin, PART_ROWS)
-    (unfinished / "_manifest.json").write_bytes(encoded(made.manifest))
+    (unfinished / FOLDER_MANIFEST).write_bytes(encoded(made.manifest))
     shutil.rmtree(out, ignore_errors=True)
     unfinished.rename(out)
     return [out / name for name in names]

@@ -22,6 +22,7 @@ IN_A_PROJECT = (
     "docs/how-to/batch-features.md",
     "docs/how-to/training-data.md",
     "docs/how-to/feature-services.md",
+    "docs/how-to/models.md",
     "docs/how-to/ecosystem.md",
     "docs/how-to/check-in-ci.md",
     "docs/how-to/jobs-and-lineage.md",
