@@ -27,6 +27,7 @@ IN_A_PROJECT = (
     "docs/how-to/check-in-ci.md",
     "docs/how-to/jobs-and-lineage.md",
     "docs/how-to/discovery.md",
+    "docs/how-to/changing-features.md",
 )
 
 # What the how-to pages take for granted: the example project with events of the last ten minutes, and a server. With a
