@@ -29,6 +29,8 @@ def reached_features(
     sources, views, batch_views: as they are deployed. A changed column reaches what reads it, as value, filter, key or
     time; a change of the topic, the format, lateness and the like reaches every feature of the source.
     """
+    if not any(change.kind == "source" for change in plan.changed):
+        return {}
     graph = build_lineage({source.name: source for source in sources}, views, batch_views)
     return {name: _names(nodes, "feature") for name, nodes in _reached(plan, graph).items()}
 
