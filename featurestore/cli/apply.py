@@ -48,7 +48,7 @@ def apply(
     check_owners(settings, resolved)
     tell_deprecated(resolved)
     check_batch_sources(resolved)
-    revision = revision or git_revision(Path.cwd())
+    revision = revision or git_revision(Path.cwd(), [source.schema for source in resolved.sources.values()])
     registry = Registry.open(settings.registry_place)
     try:
         reviewed = review(registry, registry.plan(resolved), settings.registry.in_use_days)

@@ -160,7 +160,9 @@ def _chosen(settings: "Settings", targets: Sequence[str], *, apply: bool) -> "li
                 hint="review it, then run `featurestore apply`, or `featurestore materialize --apply`",
             )
         reviewed.refuse_breaking()
-        registry.apply(reviewed.plan, revision=git_revision(Path.cwd()))
+        registry.apply(
+            reviewed.plan, revision=git_revision(Path.cwd(), [source.schema for source in resolved.sources.values()])
+        )
         wanted = wanted or set(resolved.batch_views)
     registry = Registry.open(settings.registry_place, create=False)
     views = {view.spec.name: view for view in registry.batch_views()}

@@ -26,9 +26,22 @@ EXAMPLES = (
     "[bold]featurestore plan pipelines/transactions.py --detailed-exitcode --json[/bold]"
 )
 
+
+def _given(revision: str | None) -> str | None:
+    # An empty one is a variable of CI that is not set; what is checked out would be recorded in its place.
+    if revision is not None and not revision.strip():
+        raise typer.BadParameter("it is empty")
+    return revision
+
+
 Revision = Annotated[
     str | None,
-    typer.Option("--revision", help="Git revision of the definitions; else what is checked out.", show_default=False),
+    typer.Option(
+        "--revision",
+        callback=_given,
+        help="Git revision of the definitions; else what is checked out.",
+        show_default=False,
+    ),
 ]
 
 
@@ -68,7 +81,12 @@ def plan(
             tell_similar(registry, reviewed.plan)
         finally:
             registry.close()
-    show_review(reviewed, costs, revision or git_revision(Path.cwd()), json)
+    show_review(
+        reviewed,
+        costs,
+        revision or git_revision(Path.cwd(), [source.schema for source in resolved.sources.values()]),
+        json,
+    )
     if detailed_exitcode and reviewed.plan.has_changes:
         raise typer.Exit(3 if reviewed.breaking else 2)
 

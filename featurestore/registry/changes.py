@@ -103,9 +103,13 @@ def _of_view(
     if head == "entities":
         if before.join_keys != after.join_keys:
             return Judgement("breaking", f"the join keys of view {view} change: requests of before do not fit")
-        return Judgement("compatible", "it is told, nothing is computed from it")
+        if rest.rpartition(".")[2] in _TOLD or ".tags." in rest:
+            return Judgement("compatible", "it is told, nothing is computed from it")
+        return Judgement("re-aggregating", "requests fit as before, but another version is keyed by another entity")
     if head == "source" and isinstance(before, ViewSpec):
         return Judgement("breaking", f"view {view} reads another source: its values are of other events")
+    if head == "derive" and rest == "order":
+        return Judgement("compatible", "derived columns have no order")
     if head != "features":
         return Judgement("re-aggregating", "values are computed from other events, or kept otherwise")
     name, _, part = rest.partition(".")
@@ -139,9 +143,11 @@ def _of_source(
         return Judgement("compatible", "it decides about messages from the next start of the worker on")
     if head != "columns":
         return Judgement("compatible", "nothing is computed from it")
-    name = rest.partition(".")[0]
+    name, _, part = rest.partition(".")
     old = {column.name: column.dtype for column in before.columns}
     new = {column.name: column.dtype for column in after.columns}
+    if name in old and name in new and part in ("unit", "default") and column_readers.get(f"{before.name}.{name}"):
+        return Judgement("re-aggregating", f"column {before.name}.{name} is read otherwise: values change from now on")
     if name not in old or (name in new and old[name] == new[name]):
         return Judgement("compatible", "no feature reads it otherwise than before")
     readers = ", ".join(column_readers.get(f"{before.name}.{name}", ()))
@@ -155,6 +161,9 @@ def _of_service(rest: str, before: FeatureServiceSpec, after: FeatureServiceSpec
     gone = sorted(set(before.references) - set(after.references))
     if gone:
         return Judgement("breaking", f"feature service {before.name} has {', '.join(gone)} no longer")
+    if [one for one in after.references if one in before.references] != list(before.references):
+        reason = f"feature service {before.name} has its features in another order: a model may take them by position"
+        return Judgement("breaking", reason)
     if rest.endswith((".version", ".fingerprint")):
         return Judgement("re-aggregating", "the service reads another version of the view")
     return Judgement("compatible", "what the service had stays as it was")

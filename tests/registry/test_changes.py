@@ -12,10 +12,21 @@ import pytest
 from sqlalchemy import insert
 
 from featurestore.definitions.resolve import ResolvedDefinitions
-from featurestore.definitions.specs import ColumnSpec, EntitySpec, FeatureSpec, JoinKeySpec, SourceSpec, ViewSpec
+from featurestore.definitions.specs import (
+    ColumnSpec,
+    EntitySpec,
+    FeatureServiceSpec,
+    FeatureSpec,
+    JoinKeySpec,
+    ServiceViewSpec,
+    SLOSpec,
+    SourceSpec,
+    ViewSpec,
+)
 from featurestore.errors import BreakingChangeError
 from featurestore.registry import Registry
-from featurestore.registry.changes import Judgement
+from featurestore.registry.changes import Judgement, judge_changes
+from featurestore.registry.plan import Change, Plan, Spec, field_changes, needs_new_version
 from featurestore.registry.review import review
 from featurestore.registry.tables import FEATURE_READS
 from tests.registry.support import HOUR, SOURCE, apply, count, resolved, service, view
@@ -175,3 +186,58 @@ def test_a_plan_of_nothing_and_of_new_things_breaks_nothing(registry: Registry) 
     assert (found.breaking, {one.severity for one in found.changes}) == ((), {"compatible"})
     apply(registry, view())
     assert review(registry, registry.plan(resolved(view())), 30).render() == "  no changes"
+
+
+def severities(before: Spec, after: Spec, readers: dict[str, tuple[str, ...]] | None = None) -> dict[str, str]:
+    """By path, without a registry."""
+    fields = field_changes(before, after)
+    change = Change("change", "view", before.name, fields)
+    plan = Plan((change,), {("view", before.name): after}, (), {("view", before.name): (1, before)})
+    (judged,) = judge_changes(plan, {}, readers or {})
+    return {field.path: judgement.severity for field, judgement in zip(fields, judged.fields, strict=True)}
+
+
+DERIVED = view(derive=(("a", "lit(1)"), ("b", "lit(2)")))
+PAYER = msgspec.structs.replace(view().entities[0], name="payer")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (view(), view(entities=(PAYER,))),
+        (view(), view(entities=(msgspec.structs.replace(view().entities[0], tags={"team": "a"}),))),
+        (view(), view(entities=(msgspec.structs.replace(view().entities[0], owner="risk"),))),
+        (DERIVED, msgspec.structs.replace(DERIVED, derive=DERIVED.derive[::-1])),
+        (view(), DERIVED),
+        (view(), view(ttl_us=HOUR)),
+        (view(), view(slo=SLOSpec(freshness_us=HOUR))),
+    ],
+)
+def test_only_what_makes_no_version_is_compatible_a_new_feature_aside(before: ViewSpec, after: ViewSpec) -> None:
+    found = set(severities(before, after).values())
+    assert (found == {"compatible"}) == (not needs_new_version(before, after))
+
+
+def test_a_column_of_another_unit_changes_values_where_it_is_read() -> None:
+    ts = next(column for column in PAID.columns if column.unit == "ms")
+    finer = tuple(msgspec.structs.replace(one, unit="us") if one is ts else one for one in PAID.columns)
+    path = f"columns.{ts.name}.unit"
+    assert severities(PAID, source(columns=finer))[path] == "compatible"
+    readers = {f"{PAID.name}.{ts.name}": ("activity:total",)}
+    assert severities(PAID, source(columns=finer), readers)[path] == "re-aggregating"
+
+
+@pytest.mark.parametrize(
+    ("features", "severity"),
+    [
+        (("a", "b", "new"), "compatible"),
+        (("a", "new", "b"), "compatible"),
+        (("b", "a"), "breaking"),
+        (("a",), "breaking"),
+    ],
+)
+def test_a_service_keeps_its_features_and_their_order(features: tuple[str, ...], severity: str) -> None:
+    part = ServiceViewSpec(name="activity", features=("a", "b"), fingerprint="x", version=1)
+    before = FeatureServiceSpec(name="fraud", views=(part,))
+    after = msgspec.structs.replace(before, views=(msgspec.structs.replace(part, features=features),))
+    assert severities(before, after) == {"views.activity.features": severity}
