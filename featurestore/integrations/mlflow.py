@@ -78,18 +78,18 @@ def log_feature_service(
     with _registry(store) as registry:
         deployed = {name: found.spec for name, found in registry.feature_services().items()}
     spec = find_service(deployed, service)
-    made: TrainedWith | None = None
+    made, dataset = None, None
     if training_set is not None:
         made = trained_with(Path(training_set), spec)
-        spec = made.service
+        spec, dataset = made.service, _dataset(made)
     text = encoded(spec)
     tags = {SERVICE: spec.name, SERVICE_HASH: content_hash(text), VIEWS: _views(spec)}
     # Tags come last: who sees them finds the artifacts.
     mlflow.log_text(text, SERVICE_FILE)
-    if made is not None:
+    if made is not None and dataset is not None:
         tags |= {TRAINING_SET: made.mark.manifest, TRAINING_SET_HASH: made.mark.sha256}
         mlflow.log_text(Path(made.mark.manifest).read_text(), MANIFEST_FILE)
-        _log_input(made)
+        mlflow.log_input(dataset, context="training")
     mlflow.log_params({"feature_service": spec.name, "feature_views": _views(spec)})
     mlflow.set_tags(tags)
     return spec
@@ -148,11 +148,10 @@ def _logged(run: Run) -> LoggedService:
     return LoggedService(decoded(text, FeatureServiceSpec, place), tags[SERVICE_HASH], mark, run_id)
 
 
-def _log_input(made: TrainedWith) -> None:
+def _dataset(made: TrainedWith) -> MetaDataset:
     data = data_path(Path(made.mark.manifest))
     source = resolve_dataset_source(data.as_uri())
-    dataset = MetaDataset(source, data.name, made.mark.sha256[:_DIGEST_CHARACTERS])  # type: ignore[abstract]
-    mlflow.log_input(dataset, context="training")
+    return MetaDataset(source, data.name, made.mark.sha256[:_DIGEST_CHARACTERS])  # type: ignore[abstract]
 
 
 def _views(spec: FeatureServiceSpec) -> str:

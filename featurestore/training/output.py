@@ -23,9 +23,17 @@ def manifest_path(out: Path) -> Path:
 
 
 def data_path(manifest: Path) -> Path:
-    """Where the training set of a manifest lies, a file or a folder: the way back of `manifest_path`."""
+    """Where the training set of a manifest lies, a file or a folder: the way back of `manifest_path`.
+
+    Raises MalformedRequestError for a name that `manifest_path` does not give.
+    """
     if manifest.name == FOLDER_MANIFEST:
         return manifest.parent
+    if not manifest.name.endswith(SUFFIX + MANIFEST_SUFFIX):
+        raise MalformedRequestError(
+            f"manifest {manifest} is not named after its training set",
+            hint=f"let it lie where it was written: NAME{SUFFIX}{MANIFEST_SUFFIX}, or {FOLDER_MANIFEST} in the folder",
+        )
     return manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
 
 

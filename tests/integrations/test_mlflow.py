@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,14 +86,17 @@ def store(project: Project) -> FeatureStore:
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An MLflow of the module's own."""
+    """An MLflow of the module's own. It keeps its choice in environment variables, which other tests must not see."""
     folder = tmp_path_factory.mktemp("tracking")
-    before = mlflow.get_tracking_uri()
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     artifacts = (folder / "artifacts").as_uri()
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("fraud", artifact_location=artifacts))
     yield
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(None)
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @dataclass(frozen=True)

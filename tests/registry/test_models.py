@@ -203,6 +203,15 @@ def test_it_is_told_what_became_of_a_model_s_features(registry: Registry, models
     assert (found.readable, found.pins[0].computed, found.pins[0].role) == (False, None, None)
 
 
+def test_a_service_with_another_owner_asks_for_the_same(registry: Registry, models: Models) -> None:
+    models.link("scorer", "1", "fraud")
+    owned = msgspec.structs.replace(service(view(), view("limits")), owner="somebody@example.com")
+    apply(registry, view(), view("limits"), services=(owned,))
+    assert registry.feature_services()["fraud"].spec.owner == "somebody@example.com"
+    assert now(registry).service == "same"
+    assert edges_into(registry, "model", "scorer/1") == {("fraud", "")}
+
+
 def test_a_version_that_was_begun_anew_gives_a_model_the_same(registry: Registry, models: Models) -> None:
     models.link("scorer", "1", "fraud")
     registry.versions.begin_anew("activity")

@@ -286,6 +286,13 @@ def test_a_folder_has_the_rows_in_parts(
     assert (tmp_path / "other" / "mine.txt").exists()
 
 
+@pytest.mark.parametrize("out", ["a/training.parquet", "a/training"])
+def test_a_manifest_leads_to_its_training_set(out: str):
+    assert output.data_path(output.manifest_path(Path(out))) == Path(out)
+    with pytest.raises(FeatureStoreError, match=r"manifest a/mine\.json is not named after its training set"):
+        output.data_path(Path("a/mine.json"))
+
+
 def test_arrow_results_keep_types(expected: pl.DataFrame):
     table = expected.to_arrow()
     assert table.schema.field("event_timestamp").type == pa.timestamp("us", "UTC")
