@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featurestore.cli.git_revision import git_revision
 from featurestore.cli.options import DataDir, Json, Modules, Yes, confirm, load_settings, require_data_dir
 from featurestore.cli.output import format_bytes, print_json, print_line, print_table, warn
 
@@ -63,6 +64,7 @@ def backfill(
         processes or settings.worker.processes,
         apply,
         context.find_root().params["log_level"],
+        revision=git_revision(Path.cwd()) if apply else None,
     )
     if abandon:
         confirm("Give up the backfills of these modules' sources, and all that they have done?", yes)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from featurestore.cli.git_revision import git_revision
 from featurestore.cli.options import BootstrapServers, DataDir, Modules, load_settings
 
 EXAMPLES = (
@@ -55,6 +56,7 @@ def run(
         close_windows,
         apply,
         context.find_root().params["log_level"],
+        revision=git_revision(Path.cwd()) if apply else None,
     )
     if not sys.stderr.isatty():
         run_workers(settings, options)

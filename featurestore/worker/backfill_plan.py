@@ -38,6 +38,7 @@ class BackfillOptions:
     log_level: str = "info"
     metrics_dir: Path | None = None
     stderr: int | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,13 @@ def choose_views(settings: Settings, options: BackfillOptions) -> tuple[list[Reg
     registry = Registry.open(settings.registry_place)
     chosen = []
     begun: list[str] = []
-    for source in registered_views(registry, resolved, apply=options.apply, in_use_days=settings.registry.in_use_days):
+    for source in registered_views(
+        registry,
+        resolved,
+        apply=options.apply,
+        in_use_days=settings.registry.in_use_days,
+        revision=options.revision,
+    ):
         started = _begun(Path(settings.store.data_dir), source)
         asked = [view for view in source.views if not options.views or {view.name, view.reference} & set(options.views)]
         begun += sorted(started & {view.reference for view in asked})

@@ -39,8 +39,9 @@ log = structlog.get_logger()
 class RunOptions:
     """How to run. until_end: stop at the topics' present ends. close_windows: emit open windows at that end.
 
-    apply: write changed definitions to the registry first. log_level: of child processes. metrics_dir: where processes
-    keep writing their metrics for a live display; stderr: a file descriptor for the log of child processes.
+    apply: write changed definitions to the registry first; revision: of git, that they are of. log_level: of child
+    processes. metrics_dir: where processes keep writing their metrics for a live display; stderr: a file descriptor for
+    the log of child processes.
     """
 
     modules: tuple[str, ...]
@@ -52,6 +53,7 @@ class RunOptions:
     log_level: str = "info"
     metrics_dir: Path | None = None
     stderr: int | None = None
+    revision: str | None = None
 
 
 def run(settings: Settings, options: RunOptions) -> None:
@@ -73,7 +75,7 @@ def run(settings: Settings, options: RunOptions) -> None:
     locks = lock_sources(settings, sorted({view.source for view in resolved.views.values()}))
     try:
         registry = Registry.open(settings.registry_place)
-        sources = _registered(settings, registry, resolved, apply=options.apply)
+        sources = _registered(settings, registry, resolved, options)
         streaming = not options.until_end
         with recorded("run", settings, registry.database, sources, streaming=streaming) as record:
             try:
@@ -118,13 +120,16 @@ def _work(
 
 
 def _registered(
-    settings: Settings, registry: Registry, resolved: ResolvedDefinitions, *, apply: bool
+    settings: Settings, registry: Registry, resolved: ResolvedDefinitions, options: RunOptions
 ) -> list[RegisteredSource]:
     """What to run, by source: without paused views, and those that a backfill is filling."""
     data_dir = Path(settings.store.data_dir)
-    if apply and settings.registry.require_owner:
+    if options.apply and settings.registry.require_owner:
         require_owners(resolved)
-    sources = registered_views(registry, resolved, apply=apply, in_use_days=settings.registry.in_use_days)
+    in_use_days = settings.registry.in_use_days
+    sources = registered_views(
+        registry, resolved, apply=options.apply, in_use_days=in_use_days, revision=options.revision
+    )
     left_out: dict[str, str] = {}
     for name, since in sorted(registry.paused().items()):
         if name in resolved.views:
@@ -148,7 +153,7 @@ def _registered(
 
 
 def registered_views(
-    registry: Registry, resolved: ResolvedDefinitions, *, apply: bool, in_use_days: int
+    registry: Registry, resolved: ResolvedDefinitions, *, apply: bool, in_use_days: int, revision: str | None
 ) -> list[RegisteredSource]:
     """The deployed views of these definitions, by source.
 
@@ -164,7 +169,7 @@ def registered_views(
                 hint="review it, then run `featurestore apply`, or this command with --apply",
             )
         reviewed.refuse_breaking()
-        registry.apply(reviewed.plan, promote=True)
+        registry.apply(reviewed.plan, revision=revision, promote=True)
     views = [view for view in registry.live_views() if view.name in resolved.views]
     return [
         RegisteredSource(registry.source(name), tuple(view for view in views if view.spec.source == name))
