@@ -12,6 +12,7 @@ from featurestore.registry.changes import JudgedChange, judge_changes
 from featurestore.registry.database import Database
 from featurestore.registry.impact import reached_features
 from featurestore.registry.lineage import Node, build_lineage
+from featurestore.registry.models import Models
 from featurestore.registry.plan import Plan
 from featurestore.registry.store import Registry
 from featurestore.registry.tables import FEATURE_READS
@@ -68,11 +69,17 @@ def review(registry: Registry, plan: Plan, in_use_days: int) -> Review:
 
 
 def in_use(registry: Registry, days: int) -> dict[str, list[str]]:
-    """By "view:feature", who reads it: feature services, and consumers within so many days."""
+    """By "view:feature", who reads it: feature services with their models, and consumers within so many days."""
     users: dict[str, list[str]] = {}
+    models: dict[str, list[str]] = {}
+    for link in Models(registry.database).find():
+        models.setdefault(link.service.name, []).append(link.reference)
     for name, service in registry.feature_services().items():
+        told = f"feature service {name}"
+        if name in models:
+            told += f" (model {', '.join(models[name])})"
         for reference in service.spec.references:
-            users.setdefault(reference, []).append(f"feature service {name}")
+            users.setdefault(reference, []).append(told)
     for view, feature, consumer, last in _reads(registry.database, days):
         told = f"read by {consumer or 'somebody'} on {last:%Y-%m-%d}"
         users.setdefault(f"{view}:{feature}", []).append(told)

@@ -12,7 +12,7 @@ import msgspec
 from featurestore.definitions.specs import FeatureServiceSpec
 from featurestore.errors import MalformedRequestError
 from featurestore.registry.models import TrainingSetMark
-from featurestore.training.manifest import BatchViewMark, Manifest, ViewMark, read_manifest
+from featurestore.training.manifest import BatchViewMark, Manifest, ViewMark, read_manifest, view_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def trained_with(path: Path, service: FeatureServiceSpec) -> TrainedWith:
             hint="link the model to the service that it was trained with",
         )
     if made_of is None:
-        if manifest.features != service.references:
+        if tuple(f"{view_of(one)}:{one.partition(':')[2]}" for one in manifest.features) != service.references:
             raise MalformedRequestError(
                 f"training set {path} has other features than feature service '{service.name}', or in another order",
                 hint=f"make it with --service {service.name}",

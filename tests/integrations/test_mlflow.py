@@ -237,10 +237,11 @@ def test_the_model_version_has_the_tags_of_its_run(store: FeatureStore, made: Ma
 
 
 @pytest.mark.usefixtures("tracking")
+@pytest.mark.parametrize("version", ["", "@1"])
 def test_a_set_of_listed_features_will_do_when_they_are_the_service_s(
-    project: Project, store: FeatureStore, tmp_path: Path
+    project: Project, store: FeatureStore, tmp_path: Path, version: str
 ) -> None:
-    made = training_set(project, tmp_path, *FEATURES)
+    made = training_set(project, tmp_path, *(name.replace(":", f"{version}:") for name in FEATURES))
     with mlflow.start_run():
         logged = log_feature_service(store, "fraud_v3", training_set=made.manifest)
         assert [(view.name, view.version) for view in logged.views] == [("card_activity", 1), ("merchant_activity", 1)]

@@ -23,6 +23,7 @@ from featurestore.registry.lineage import Node
 from featurestore.registry.models import ModelNow, Models, TrainingSetMark, model_now
 from featurestore.registry.readers import deployed_lineage
 from featurestore.registry.records import content_hash, encoded
+from featurestore.registry.review import in_use
 from featurestore.registry.served import read_served
 from tests.registry.support import SOURCE, apply, resolved, service, view
 
@@ -268,3 +269,12 @@ def test_the_change_of_a_source_reaches_services_and_models(registry: Registry, 
     told = msgspec.structs.replace(SOURCE, owner="somebody@example.com")
     plan = registry.plan(resolved(view(), view("limits"), source=told))
     assert reached_readers(plan, graph) == {"payments": Readers((), ())}
+
+
+def test_a_plan_s_review_names_the_models_of_a_service(registry: Registry, models: Models) -> None:
+    apply(registry, view(), view("limits"), services=(service(view("limits"), name="other"),))
+    models.link("scorer", "1", "fraud")
+    models.link("scorer", "2", "fraud")
+    told = in_use(registry, 30)
+    assert told["activity:count"] == ["feature service fraud (model scorer/1, scorer/2)"]
+    assert told["limits:count"] == ["feature service fraud (model scorer/1, scorer/2)", "feature service other"]
