@@ -52,9 +52,15 @@ class TopicAt:
     partitions: int
 
 
+ON_KAFKA = pytest.mark.parametrize("any_topic", [pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True)
+
+
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def any_topic(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TopicAt]:
-    """A fresh topic of four partitions: on the embedded broker (data_dir: tmp_path/"data"), on a real one."""
+    """A fresh topic of four partitions: on the embedded broker (data_dir: tmp_path/"data"), on a real one.
+
+    A long test whose parts are tested on both brokers takes the real one alone: `ON_KAFKA`.
+    """
     topic = f"topic-{os.urandom(4).hex()}"
     if request.param == "kafka":
         broker = request.getfixturevalue("kafka_broker")

@@ -100,6 +100,7 @@ def show_review(reviewed: "Review", costs: "Sequence[VersionCost]", revision: st
                 "breaking": reviewed.breaking,
                 "changes": [_document(one) for one in reviewed.changes],
                 "reached": reviewed.reached,
+                "readers": reviewed.readers,
                 "costs": costs,
                 "git_revision": revision,
             }
@@ -110,6 +111,10 @@ def show_review(reviewed: "Review", costs: "Sequence[VersionCost]", revision: st
         print_line(f"  the change of source {source} reaches {'' if features else 'no feature'}")
         for view, names in groupby((feature.partition(":") for feature in features), key=lambda parts: parts[0]):
             print_line(f"      {view}: {', '.join(name for _, _, name in names)}")
+    for source, readers in reviewed.readers.items():
+        told = [f"feature service {name}" for name in readers.services] + [f"model {name}" for name in readers.models]
+        if told:
+            print_line(f"  the change of source {source} reaches {', '.join(told)}")
     for cost in costs:
         print_line(f"  {cost.text()}")
     if revision is not None and reviewed.plan.has_changes:

@@ -10,10 +10,11 @@ from sqlalchemy import func, select
 from featurestore.errors import BreakingChangeError
 from featurestore.registry.changes import JudgedChange, judge_changes
 from featurestore.registry.database import Database
-from featurestore.registry.impact import reached_features
+from featurestore.registry.impact import Readers, reached_features, reached_readers
 from featurestore.registry.lineage import Node, build_lineage
 from featurestore.registry.models import Models
 from featurestore.registry.plan import Plan
+from featurestore.registry.readers import deployed_lineage
 from featurestore.registry.store import Registry
 from featurestore.registry.tables import FEATURE_READS
 from featurestore.registry.usage import SHELL
@@ -21,11 +22,15 @@ from featurestore.registry.usage import SHELL
 
 @dataclass(frozen=True)
 class Review:
-    """A plan with the classes of its changes. reached: by changed source, deployed features that its change reaches."""
+    """A plan with the classes of its changes.
+
+    reached: by changed source, deployed features that its change reaches; readers: who reads these.
+    """
 
     plan: Plan
     changes: tuple[JudgedChange, ...]
     reached: dict[str, tuple[str, ...]]
+    readers: dict[str, Readers]
 
     @property
     def breaking(self) -> tuple[str, ...]:
@@ -65,7 +70,8 @@ def review(registry: Registry, plan: Plan, in_use_days: int) -> Review:
                 readers[node.name] = tuple(sorted({e.target.name for e in edges if e.target.kind == "feature"}))
     users = {name: list(found) for name, found in in_use(registry, in_use_days).items()}
     reached = reached_features(plan, sources.values(), views, batch_views)
-    return Review(plan, judge_changes(plan, users, readers), reached)
+    through = reached_readers(plan, deployed_lineage(registry.database)) if reached else {}
+    return Review(plan, judge_changes(plan, users, readers), reached, through)
 
 
 def in_use(registry: Registry, days: int) -> dict[str, list[str]]:

@@ -220,3 +220,15 @@ def test_lineage_ends_with_the_models(project: Path) -> None:
     drawn = command(project, "lineage", "fraud/3", "--mermaid").stdout
     assert '["model fraud/3"]' in drawn
     assert json.loads(command(project, "lineage", "fraud_v3", "--json").stdout)["node"]["kind"] == "service"
+
+
+def test_a_plan_says_which_services_and_models_the_change_of_a_source_reaches(project: Path) -> None:
+    assert command(project, "model", "link", "fraud", "3", "--service", "fraud_v3").returncode == 0
+    pipeline = project / MODULE
+    pipeline.write_text(pipeline.read_text().replace('allowed_lateness="10m"', 'allowed_lateness="20m"'))
+    planned = answer(project, "plan", MODULE)
+    assert "fraud_v3" in planned["readers"]["transactions"]["services"]
+    assert planned["readers"]["transactions"]["models"] == ["fraud/3"]
+    said = " ".join(command(project, "plan", MODULE).stdout.split())
+    assert "feature service fraud_v3" in said
+    assert "model fraud/3" in said

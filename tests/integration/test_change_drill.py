@@ -21,7 +21,7 @@ import pytest
 
 from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.sources.produce import MessageSender
-from tests.conftest import TopicAt
+from tests.conftest import ON_KAFKA, TopicAt
 from tests.faults.support import change_pipeline
 from tests.integration.project import Project, assert_same_stores, read_stores
 from tests.integration.road import free_port
@@ -150,6 +150,7 @@ def undisturbed(project: Project, folder: Path, *, changed: bool) -> Project:
     return other
 
 
+@ON_KAFKA
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_feature_is_changed_while_it_is_read(any_topic: TopicAt, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from featurestore.offline import read_events, read_late
 from featurestore.offline.archive_reader import archived_generations
 from featurestore.registry import Registry, registry_file
-from tests.conftest import TopicAt
+from tests.conftest import ON_KAFKA, TopicAt
 from tests.faults.support import change_pipeline
 from tests.integration.project import Project, log_events, read_stores
 from tests.integration.road import send
@@ -33,9 +33,9 @@ def payments(first_minute: int, count: int) -> list[tuple[bytes | None, bytes]]:
     return messages
 
 
+@ON_KAFKA
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_new_lateness_decides_from_where_it_took_effect(any_topic: TopicAt, tmp_path: Path, killed: bool) -> None:
+def test_a_new_lateness_decides_from_where_it_took_effect(any_topic: TopicAt, tmp_path: Path) -> None:
     project = Project.create(
         tmp_path / "project", any_topic.bootstrap_servers, any_topic.topic, data_dir=tmp_path / "data"
     )
@@ -53,16 +53,15 @@ def test_a_new_lateness_decides_from_where_it_took_effect(any_topic: TopicAt, tm
         done = project.call("view", "reset", view, "--yes")
         assert done.returncode == 0, done.stderr
     send(any_topic, payments(100, 2_000))
-    if killed:
-        log = tmp_path / "run.log"
-        for commits in (1, 5):
-            worker = project.start("--log-level", "debug", "run", MODULE, "--apply", log=log)
-            deadline = time.monotonic() + 30
-            while len(log_events(log, "commit")) < commits and worker.poll() is None:
-                assert time.monotonic() < deadline, log.read_text()[-3000:]
-                time.sleep(0.01)
-            worker.kill()
-            worker.wait()
+    log = tmp_path / "run.log"
+    for commits in (1, 5):
+        worker = project.start("--log-level", "debug", "run", MODULE, "--apply", log=log)
+        deadline = time.monotonic() + 30
+        while len(log_events(log, "commit")) < commits and worker.poll() is None:
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.01)
+        worker.kill()
+        worker.wait()
     project.run_until_end()
     assert read_late(offline, "transactions").height == late, "nothing of the new ones is too late"
     assert read_events(offline, "transactions").height == accepted + 2_000

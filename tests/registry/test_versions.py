@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from featurestore.errors import RegistryError, UnknownViewError
 from featurestore.registry import Registry
@@ -244,32 +246,29 @@ def test_the_same_definitions_applied_from_many_places_at_once_are_one_version(p
     registry.close()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
-from featurestore.registry import Registry
-from tests.registry.support import resolved, service, view
+def killed_before_statement(at: int, place: Path | str, step: Callable[[Registry], object]) -> bool:
+    """Take a step in a process of its own, which dies before its statement number `at`; False when it has no more."""
+    child = os.fork()
+    if not child:
+        # Whatever happens in here, the tests must not go on twice.
+        try:
+            registry, seen = Registry.open(place, create=False), itertools.count(1)
 
-place, step, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
-registry = Registry.open(place if "://" in place else Path(place), create=False)
-plan = registry.plan(resolved(view(hours=2), view("b", 2)))
-seen = 0
+            def die(*arguments: object) -> None:
+                if next(seen) == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
-@event.listens_for(Engine, "before_cursor_execute")
-def count(*arguments):
-    global seen
-    seen += 1
-    if seen == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-if step == "apply":
-    registry.apply(plan)
-else:
-    registry.versions.promote("activity", 2, services=["fraud"])
-print(seen)
-"""
+            event.listen(Engine, "before_cursor_execute", die)
+            step(registry)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return True
+    assert os.WIFEXITED(status)
+    assert os.WEXITSTATUS(status) == 0
+    return False
 
 
 @pytest.mark.parametrize("step", ["apply", "promote"])
@@ -278,21 +277,22 @@ def test_killed_in_the_middle_nothing_is_done_by_half(place: Path | str, step: s
     apply(registry, view(), view("b"), services=(service(view()),))
     if step == "promote":
         apply(registry, view(hours=2), view("b", 2))
+    plan = registry.plan(resolved(view(hours=2), view("b", 2)))
+
+    def act(own: Registry) -> None:
+        if step == "apply":
+            own.apply(plan)
+        else:
+            own.versions.promote("activity", 2, services=["fraud"])
 
     def state() -> object:
         served = read_served(registry.database)
         return served, registry.versions.of("activity"), registry.versions.of("b"), history(registry.database)
 
-    before, at = state(), 0
-    while True:
-        at += 1
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(place), step, str(at)], capture_output=True, text=True, timeout=60
-        )
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
+    before, at = state(), 1
+    while killed_before_statement(at, place, act):
         assert state() == before, f"killed before statement {at}"
+        at += 1
     assert at > 8
     assert state() != before
     registry.close()
