@@ -64,6 +64,8 @@ def main(arguments: list[str]) -> int:
 def test(pytest_arguments: list[str]) -> int:
     """Linter, formatter and type checker (all three are run), then the tests if those found nothing."""
     python = venv_program("python")
+    # The tests start many processes; none of them should have to compile the library.
+    run([python, "-m", "compileall", "-q", "featurestore"])
     failed = 0
     for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
         failed = run([python, "-m", *tool]) or failed

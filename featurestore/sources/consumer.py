@@ -30,7 +30,7 @@ from featurestore.sources.duplicates import SeenIds
 from featurestore.sources.epochs import EarlierSource, SourceVerdicts
 from featurestore.sources.messages import collect
 from featurestore.sources.schema_registry import SchemaRegistry
-from featurestore.sources.topics import describe_topic, made_again
+from featurestore.sources.topics import describe_topic, made_again, refuse_made_again
 from featurestore.sources.verdicts import VerdictJournal
 
 log = structlog.get_logger()
@@ -293,6 +293,7 @@ class SourceReader:
                 continue
             place = f"topic '{self._spec.topic}' partition {number}"
             if error.code() in _GONE:
+                refuse_made_again(self._servers, self._spec.topic, self._settings, self._generation)
                 raise OffsetGapError(
                     f"{place}: the offset to read on from is gone: {error.str()}",
                     hint="lengthen the topic's retention; to begin again without them, use a new data_dir",

@@ -51,6 +51,17 @@ def made_again(topic: str) -> SourceError:
     )
 
 
+def refuse_made_again(servers: str, topic: str, settings: Mapping[str, str], generation: str) -> None:
+    """Raise `made_again` when the topic is another one by now; nothing when that can't be known."""
+    try:
+        found = describe_topic(servers, topic, settings)
+    except SourceError as error:
+        log.debug("topic_unknown", topic=topic, error=error.message)
+        return
+    if found.generation != generation:
+        raise made_again(topic)
+
+
 def describe_topic(
     bootstrap_servers: str,
     topic: str,

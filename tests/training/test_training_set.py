@@ -262,6 +262,11 @@ def test_made_again_from_its_manifest_after_the_archive_has_grown(
     toml = grown / "project" / copy.example.module
     toml.write_text(toml.read_text().replace('pl.col("status") == "approved"', 'pl.col("status") != "declined"'))
     assert copy.call("apply", copy.example.module, "--promote").returncode == 0
+    still = copy.call("training-set", *map(str, asked), "--as-of-manifest", first["manifest"], "--out", "y.parquet")
+    assert still.returncode == 0, still.stderr
+    made = (copy.folder / "y.parquet").read_bytes()
+    assert made == (grown / "first.parquet").read_bytes(), "the version before is computed still"
+    assert copy.call("retire", "card_activity@1", "--yes").returncode == 0
     refused = copy.call("training-set", *map(str, asked), "--as-of-manifest", first["manifest"], "--out", "x.parquet")
     assert refused.returncode == 1
     assert "computes something else by now" in refused.stderr
