@@ -70,12 +70,13 @@ def test_exit_codes_come_through(dev: ModuleType, monkeypatch: pytest.MonkeyPatc
     ran: list[str] = []
 
     def run(command: list[str]) -> int:
-        ran.append(command[2])
-        return codes.get(command[2], 0)
+        tool = command[command.index("-m") + 1]
+        ran.append(tool)
+        return codes.get(tool, 0)
 
     monkeypatch.setattr(dev, "run", run)
     assert dev.main(["test"]) == 3
-    assert ran == ["ruff", "ruff", "mypy"]
+    assert ran == ["compileall", "ruff", "ruff", "mypy"]
     codes["mypy"] = 0
     assert dev.main(["test", "-q"]) == 7
 

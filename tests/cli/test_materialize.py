@@ -117,6 +117,10 @@ def test_definitions_that_differ_from_what_is_applied_are_refused(project: Path)
     done = command(project, "materialize", "features.py")
     assert done.returncode == 1
     assert "the definitions differ" in done.stderr
+    done = command(project, "materialize", "features.py", "limits", "--apply")
+    assert done.returncode == 1  # another type under a served name may break its readers
+    assert "--allow-breaking" in done.stderr
+    assert command(project, "apply", "features.py", "--allow-breaking").returncode == 0
     done = command(project, "materialize", "features.py", "limits", "--apply", "--json")
     assert json.loads(done.stdout)["materialized"][0]["version"] == 2
 

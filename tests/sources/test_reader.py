@@ -12,6 +12,7 @@ import pytest
 from featurestore.errors import ConfigError, OffsetGapError
 from featurestore.sources.consumer import ResumePoint, SourceReader
 from featurestore.sources.produce import MessageSender
+from featurestore.sources.topics import describe_topic
 from tests.conftest import TopicAt
 from tests.sources.support import (
     SECOND,
@@ -145,7 +146,8 @@ def test_a_partition_is_not_idle_before_its_end_was_met(topic: Topic) -> None:
 
 def test_an_offset_that_is_not_in_the_log_is_told(topic: Topic) -> None:
     topic.send((0, payment()))
-    reader = topic.reader(partitions=[0], resume={0: 100})
+    generation = describe_topic(topic.at.address, topic.at.topic, {}).generation if topic.at.kind == "kafka" else "none"
+    reader = topic.reader(partitions=[0], resume={0: 100}, generation=generation)
     with pytest.raises(OffsetGapError, match="partition 0"):
         poll_until(reader, lambda read: False)
 

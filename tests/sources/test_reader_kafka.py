@@ -130,9 +130,12 @@ def test_offsets_that_retention_removed_are_a_gap(kafka_broker: KafkaBroker, top
     admin = AdminClient({"bootstrap.servers": kafka_broker.bootstrap_servers})
     place = TopicPartition(topic, 0, 6)
     admin.delete_records([place])[place].result(20)
-    assert describe_topic(kafka_broker.bootstrap_servers, topic, {}).partitions[0] == (6, 10)
+    info = describe_topic(kafka_broker.bootstrap_servers, topic, {})
+    assert info.partitions[0] == (6, 10)
     spec = source(topic=topic)
-    reader = make_reader(spec, kafka_broker.bootstrap_servers, tmp_path, partitions=[0], resume={0: 2})
+    reader = make_reader(
+        spec, kafka_broker.bootstrap_servers, tmp_path, partitions=[0], resume={0: 2}, generation=info.generation
+    )
     with pytest.raises(OffsetGapError, match="partition 0"):
         poll_until(reader, lambda read: False)
     reader.close()
