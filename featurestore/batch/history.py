@@ -33,7 +33,7 @@ from featurestore.offline.history import (
     history_border,
     remove_leftovers,
 )
-from featurestore.offline.layout import HISTORY
+from featurestore.offline.layout import EVENTS, HISTORY, source_dataset
 from featurestore.offline.manifest import maintenance_lock, read_manifest
 from featurestore.offline.swaps import finish_swaps
 
@@ -196,7 +196,7 @@ def _check(
     end_us: int,
     progress: Callable[[ImportProgress], None],
 ) -> _Checked:
-    removed = read_manifest(root).retention.get(f"events/{source.name}")
+    removed = read_manifest(root).retention.get(source_dataset(EVENTS, source.name))
     # What retention has removed may be imported again, as another generation: the counts of the first stay what they
     # are.
     digest = hashlib.sha256(f"{end_us} {removed.files if removed else 0}".encode())

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 LIST_EXAMPLES = (
     "Examples: [bold]featurestore list[/bold]   [bold]featurestore list features --pii direct[/bold]   "
-    "[bold]featurestore list views --owner risk@example.com --tag tier=critical[/bold]"
+    "[bold]featurestore list views --owner risk@example.com --tag tier=critical[/bold]   "
+    "[bold]featurestore list --namespace risk[/bold]"
 )
 SEARCH_EXAMPLES = "Examples: [bold]featurestore search amount 1h[/bold]   [bold]featurestore search fraud --json[/bold]"
 HISTORY_EXAMPLES = (
@@ -43,6 +44,10 @@ def list_definitions(
     deprecated: Annotated[
         bool, typer.Option("--deprecated", help="Only deprecated features, and views that have such.")
     ] = False,
+    namespace: Annotated[
+        str | None,
+        typer.Option(help="Only what is in it; default: names without one.", show_default=False),
+    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -56,7 +61,7 @@ def list_definitions(
         raise typer.BadParameter(f"it is {', '.join(PII_CLASSES)}", param_hint="--pii")
     if kind in ("entities", "sources", "services") and (pii is not None or deprecated):
         raise typer.BadParameter(f"{kind} have neither; list features or views", param_hint="--pii, --deprecated")
-    wanted = Filter(owner, tag, pii, deprecated)
+    wanted = Filter(owner, tag, pii, deprecated, namespace)
     kinds: dict[Listed | None, tuple[Kind, ...]] = {
         None: (),
         "entities": ("entity",),

@@ -16,10 +16,11 @@ from featurestore.cli.side_messages import Deployed, load_deployed
 from featurestore.cli.status_report import compile_registered, read_states
 from featurestore.config import Settings
 from featurestore.errors import StoreError
+from featurestore.namespaces import name_of_folder
 from featurestore.offline.compaction import Job, plan_snapshots, plan_source
 from featurestore.offline.completeness import read_marker_us
 from featurestore.offline.iceberg import TableFiles, batch_row_files, event_files, snapshot_files
-from featurestore.offline.layout import BATCH, EVENTS, FEATURES, batch_stem
+from featurestore.offline.layout import BATCH, EVENTS, FEATURES, batch_stem, view_of
 from featurestore.offline.pieces import snapshot_folders
 from featurestore.offline.retention import Removal, plan_archive_removal, plan_snapshot_removal
 from featurestore.registry import RegisteredView
@@ -85,7 +86,7 @@ class Chosen:
 
     def _running_stem(self, folder: Path) -> str | None:
         """What the files of the interval that is being materialized, or was when it was killed, begin with."""
-        view = self.deployed.batch_views.get(folder.parent.parent.name)
+        view = self.deployed.batch_views.get(view_of(folder))
         if view is None or folder.parent.name != f"v{view.version}":
             return None
         running = batch_state(self.data_dir, view).running
@@ -103,7 +104,7 @@ class Chosen:
 
     def _view(self, folder: Path) -> RegisteredView | None:
         every = (view for views in self.deployed.views.values() for view in views)
-        mine = [view for view in every if view.name == folder.parent.parent.name]
+        mine = [view for view in every if view.name == view_of(folder)]
         return next((view for view in mine if f"v{view.version}" == folder.parent.name), mine[-1] if mine else None)
 
     def _archive_limit(self, source: str, cutoff: datetime) -> tuple[datetime, str | None]:
@@ -121,7 +122,7 @@ class Chosen:
 
     def _snapshot_limit(self, folder: Path, cutoff: datetime) -> tuple[datetime, str | None]:
         """Rows behind the completeness marker may still be corrected; an older version without one is final."""
-        view, version = folder.parent.parent.name, folder.parent.name.removeprefix("v")
+        view, version = view_of(folder), folder.parent.name.removeprefix("v")
         marker_us = read_marker_us(self.root, view, int(version))
         registered = self._view(folder)
         if marker_us is None:
@@ -138,10 +139,10 @@ def choose_datasets(settings: Settings, names: Sequence[str]) -> Chosen:
     deployed = load_deployed(settings)
     data_dir = settings.store.data_dir
     root = data_dir / "offline"
-    sources = sorted(path.name for path in (root / EVENTS).glob("*") if path.is_dir())
+    sources = sorted(name_of_folder(path.name) for path in (root / EVENTS).glob("*") if path.is_dir())
     folders = list(snapshot_folders(root))
     batch_folders = sorted((root / FEATURES).glob(f"*/v*/{BATCH}"))
-    known = {*sources, *(folder.parent.parent.name for folder in (*folders, *batch_folders))}
+    known = {*sources, *(view_of(folder) for folder in (*folders, *batch_folders))}
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=3) or sorted(known)
@@ -150,7 +151,7 @@ def choose_datasets(settings: Settings, names: Sequence[str]) -> Chosen:
                 hint=f"there is {', '.join(near) or 'nothing yet: featurestore run MODULE'}",
             )
     wanted = set(names) or known
-    chosen, rows = ([one for one in some if one.parent.parent.name in wanted] for some in (folders, batch_folders))
+    chosen, rows = ([one for one in some if view_of(one) in wanted] for some in (folders, batch_folders))
     return Chosen(data_dir, deployed, [source for source in sources if source in wanted], chosen, rows)
 
 

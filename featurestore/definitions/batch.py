@@ -19,7 +19,7 @@ from featurestore.definitions.metadata import (
     check_view_metadata,
     feature_metadata,
 )
-from featurestore.definitions.names import Duration, check_identifier, check_not_reserved, duration_us
+from featurestore.definitions.names import Duration, check_identifier, check_name, check_not_reserved, duration_us
 from featurestore.definitions.service import FeatureSelection, select
 from featurestore.definitions.specs import NO_METADATA, Criticality, FeatureMetadataSpec, Number, PIIClass
 from featurestore.errors import DefinitionError
@@ -186,7 +186,7 @@ class BatchFeatureView:
     slo: SLO | None = None
 
     def __post_init__(self) -> None:
-        check_identifier(self.name, "view")
+        check_name(self.name, "view")
         what = f"view '{self.name}'"
         if not isinstance(self.source, FileSource | SQLSource):
             raise DefinitionError(f"{what}: source is {self.source!r}", hint="give a FileSource or an SQLSource")

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from featurestore.definitions.metadata import check_people
-from featurestore.definitions.names import check_identifier, check_not_reserved
+from featurestore.definitions.names import check_identifier, check_name, check_not_reserved
 from featurestore.definitions.specs import EntitySpec, JoinKeySpec
 from featurestore.errors import DefinitionError
 
@@ -30,7 +30,7 @@ class Entity:
         owner: str = "",
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        check_identifier(name, "entity")
+        check_name(name, "entity")
         where = f"entity '{name}'"
         if not isinstance(join_keys, Mapping) or not join_keys:
             raise DefinitionError(f"{where}: no join keys", hint='write join_keys={"card_id": pl.String}')

@@ -20,7 +20,7 @@ from featurestore.definitions.specs import (
 )
 from featurestore.errors import DefinitionError
 
-_REFERENCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*")
+_REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*/)?[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)

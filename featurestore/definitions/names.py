@@ -10,6 +10,7 @@ from typing import Union
 
 from featurestore.durations import format_duration, parse_duration_us
 from featurestore.errors import ConfigError, DefinitionError
+from featurestore.namespaces import DEFAULT, namespace_of
 
 Duration = Union[str, timedelta]
 
@@ -40,6 +41,7 @@ RESERVED_COLUMNS = frozenset(
 """Columns that the store adds beside features, join keys and events, or works with on the way."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FULL_NAME = re.compile(rf"({_IDENTIFIER.pattern}/)?{_IDENTIFIER.pattern}")
 
 
 def check_identifier(name: object, where: str) -> None:
@@ -49,6 +51,21 @@ def check_identifier(name: object, where: str) -> None:
             f"{where}: {name!r} is not a valid name",
             hint="use ASCII letters, digits and underscores, and do not begin with a digit",
         )
+
+
+def check_name(name: object, where: str) -> None:
+    """Raise DefinitionError unless `name` is an identifier, or two with a slash between: `namespace/name`."""
+    if isinstance(name, str) and _FULL_NAME.fullmatch(name):
+        if namespace_of(name) == DEFAULT and "/" in name:
+            raise DefinitionError(
+                f"{where}: {name!r} names the default namespace", hint=f"leave it out: {name.partition('/')[2]!r}"
+            )
+        return
+    raise DefinitionError(
+        f"{where}: {name!r} is not a valid name",
+        hint="use ASCII letters, digits and underscores, and do not begin with a digit; "
+        "with a namespace: 'namespace/name'",
+    )
 
 
 def check_not_reserved(name: str, where: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Union
 
 from featurestore.definitions.metadata import check_people
-from featurestore.definitions.names import check_identifier, nearest
+from featurestore.definitions.names import check_name, nearest
 from featurestore.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class FeatureService:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_identifier(self.name, "feature service")
+        check_name(self.name, "feature service")
         what = f"feature service '{self.name}'"
         if not isinstance(self.features, list | tuple) or not self.features:
             raise DefinitionError(

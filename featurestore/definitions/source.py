@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Literal, get_args
 
 from featurestore.definitions.metadata import check_people
-from featurestore.definitions.names import check_identifier, duration_us
+from featurestore.definitions.names import check_name, duration_us
 from featurestore.errors import DefinitionError
 
 FORMATS = ("json", "avro", "avro-confluent")
@@ -57,7 +57,7 @@ class KafkaSource:
 
     def __post_init__(self) -> None:
         what = f"source '{self.name}'"
-        check_identifier(self.name, "source")
+        check_name(self.name, "source")
         for name in ("topic", "schema", "event_time"):
             value = getattr(self, name)
             if not value or not isinstance(value, str):

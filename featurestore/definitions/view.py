@@ -16,6 +16,7 @@ from featurestore.definitions.metadata import SLO, check_people, check_view_meta
 from featurestore.definitions.names import (
     Duration,
     check_identifier,
+    check_name,
     check_not_reserved,
     duration_us,
 )
@@ -54,7 +55,7 @@ class StreamFeatureView:
     slo: SLO | None = None
 
     def __post_init__(self) -> None:
-        check_identifier(self.name, "view")
+        check_name(self.name, "view")
         what = f"view '{self.name}'"
         self._check_containers(what)
         # Frozen from here on, and what the author passed can't change below it.

@@ -80,7 +80,7 @@ def plan_source(root: Path, source: str, keys: Sequence[str], limits: Compaction
     for partition in partition_folders(root, source):
         for run in plan_runs(closed_segments(root, source, partition), limits):
             merges = tuple(_segment_merges(root, source, partition, run, keys))
-            jobs.append(Job(f"{EVENTS}/{source}", merges, *_before(merges)))
+            jobs.append(Job(layout.source_dataset(EVENTS, source), merges, *_before(merges)))
     return jobs
 
 

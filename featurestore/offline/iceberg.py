@@ -99,9 +99,9 @@ def event_files(root: Path, source: str) -> TableFiles:
         path
         for partition in partition_folders(root, source)
         for piece in closed_segments(root, source, partition)
-        for path in piece.files[f"{EVENTS}/{source}/{partition}"]
+        for path in piece.files[_name(root, layout.source_dir(root, EVENTS, source) / partition)]
     ]
-    return TableFiles(f"{EVENTS}.{source}", tuple(files))
+    return TableFiles(layout.source_dataset(EVENTS, source).replace("/", "."), tuple(files))
 
 
 def snapshot_files(root: Path, folder: Path, intent_dirs: Sequence[Path]) -> TableFiles:

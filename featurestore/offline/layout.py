@@ -5,6 +5,7 @@
     late/<source>/…, dead_letter/<source>/…     likewise; compacted: <first offset>-<end>.parquet
     features/<view>/v<version>/<window>/<writer>-<sequence>.parquet; compacted: compacted-<id>.parquet
     features/<view>/v<version>/batch/<from>-<to>-<part>.parquet       a batch view's rows
+        <source> and <view> with a namespace: namespace.name
     _maintenance/                               the manifest of compaction and retention, files being swapped in
 
 The folder names are hive partitions that DuckDB, Spark and pandas understand; they are called `topic_…` so
@@ -19,6 +20,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
+
+from featurestore.namespaces import folder_name, name_of_folder
 
 Kind = Literal["events", "late", "dead_letter"]
 
@@ -57,9 +60,14 @@ class SnapshotDataset:
     window: str
 
 
+def source_dataset(kind: Kind, source: str) -> str:
+    """Folder of everything of one kind of one source, relative to the root."""
+    return f"{kind}/{folder_name(source)}"
+
+
 def source_dir(root: Path, kind: Kind, source: str) -> Path:
     """Everything of one kind of one source."""
-    return root / kind / source
+    return root / source_dataset(kind, source)
 
 
 def generation_dir(root: Path, kind: Kind, source: str, generation: str) -> Path:
@@ -129,7 +137,12 @@ def temporary_path(path: Path) -> Path:
 
 def version_dir(root: Path, view: str, version: int) -> Path:
     """Folder of all snapshot datasets of one view version."""
-    return root / FEATURES / view / f"v{version}"
+    return root / FEATURES / folder_name(view) / f"v{version}"
+
+
+def view_of(dataset_folder: Path) -> str:
+    """The view whose rows a dataset's folder holds: that of a window, or of a batch view."""
+    return name_of_folder(dataset_folder.parent.parent.name)
 
 
 def snapshot_dir(root: Path, dataset: SnapshotDataset) -> Path:

@@ -81,7 +81,8 @@ def plan_archive_removal(root: Path, source: str, before: datetime) -> Removal:
                     rows[layout.history_of(path) or kind] += read_footer(path)[0]
                     rows["duplicates"] += read_segment_footer(path).duplicates if kind == EVENTS else 0
     counted = {kind: count for kind, count in rows.items() if count}
-    return Removal(f"{EVENTS}/{source}", tuple(gone), counted, dict(reasons), _complete_since(gone), began)
+    dataset = layout.source_dataset(EVENTS, source)
+    return Removal(dataset, tuple(gone), counted, dict(reasons), _complete_since(gone), began)
 
 
 def plan_snapshot_removal(root: Path, folder: Path, before: datetime, intent_dirs: Sequence[Path]) -> Removal:
@@ -133,7 +134,7 @@ def archive_complete_since(root: Path, source: str) -> datetime | None:
 
 def archive_pruned_until(root: Path, source: str) -> datetime | None:
     """From which event time on nothing was removed from a source's archive; None when nothing ever was."""
-    removed = read_manifest(root).retention.get(f"{EVENTS}/{source}")
+    removed = read_manifest(root).retention.get(layout.source_dataset(EVENTS, source))
     return None if removed is None else _instant(removed.complete_since)
 
 
@@ -146,7 +147,7 @@ def snapshots_complete_since(root: Path, view: str, version: int, window: str) -
 
 def archive_begin(root: Path, source: str, generation: str, partition: int) -> Begin | None:
     """Where a partition's archive began, before retention removed anything; None without files."""
-    removed = read_manifest(root).retention.get(f"{EVENTS}/{source}")
+    removed = read_manifest(root).retention.get(layout.source_dataset(EVENTS, source))
     place = f"{generation}/{partition}"
     if removed is not None and place in removed.began:
         return removed.began[place]
@@ -155,7 +156,7 @@ def archive_begin(root: Path, source: str, generation: str, partition: int) -> B
 
 
 def _archive_complete_since(root: Path, source: str) -> datetime | None:
-    removed = read_manifest(root).retention.get(f"{EVENTS}/{source}")
+    removed = read_manifest(root).retention.get(layout.source_dataset(EVENTS, source))
     begins = {} if removed is None else dict(removed.began)
     for partition in partition_folders(root, source):
         folder = layout.source_dir(root, EVENTS, source) / partition

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from featurestore.compile.batch import BATCH_STORES
 from featurestore.compile.view import CompiledView
+from featurestore.namespaces import folder_name
 
 META = b"m"
 META_VALUE = struct.Struct(">QQ")
@@ -103,7 +104,8 @@ def sequence_of(key: bytes) -> int:
 
 def source_dir(data_dir: Path, source: str) -> Path:
     """Folder of a source's online store."""
-    return data_dir / "online" / source
+    kind, name = (BATCH_STORES, source.removeprefix(BATCH_STORES)) if is_batch_store(source) else ("", source)
+    return data_dir / "online" / kind / folder_name(name)
 
 
 def is_batch_store(source: str) -> bool:

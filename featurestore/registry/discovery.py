@@ -22,6 +22,7 @@ from featurestore.definitions.specs import (
     WindowSpec,
 )
 from featurestore.durations import format_duration
+from featurestore.namespaces import namespace_of
 from featurestore.registry.database import Database
 from featurestore.registry.plan import Kind, Spec
 from featurestore.registry.records import SPEC_TYPES, decoded
@@ -75,15 +76,21 @@ class Feature:
 
 @dataclass(frozen=True)
 class Filter:
-    """What is looked for; None: all. tag: "name" or "name=value". pii: a class. deprecated: only such."""
+    """What is looked for; None: all. tag: "name" or "name=value". pii: a class. deprecated: only such.
+
+    namespace: "default" for names without one.
+    """
 
     owner: str | None = None
     tag: str | None = None
     pii: str | None = None
     deprecated: bool = False
+    namespace: str | None = None
 
     def accepts(self, spec: Spec) -> bool:
-        """Whether owner and tags are as asked; of a view also whether any of its features is."""
+        """Whether namespace, owner and tags are as asked; of a view also whether any of its features is."""
+        if self.namespace is not None and namespace_of(spec.name) != self.namespace:
+            return False
         if self.owner is not None and spec.owner != self.owner:
             return False
         if self.tag is not None:

@@ -23,6 +23,7 @@ from featurestore.definitions.specs import ViewSpec
 from featurestore.registry.discovery import Definition, Feature, columns_read
 
 _WORD = re.compile(r"\w+")
+_PART = re.compile(r"[_/]")
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class _Entry:
 
     def score(self, word: str) -> int:
         own = self.own.lower()
-        if own == word or self.name.lower() == word:
+        if word in (own, own.rpartition("/")[2], self.name.lower()):
             return 20
-        if word in own.split("_"):
+        if word in _PART.split(own):
             return 10
         if word in own:
             return 8 if own.startswith(word) else 6

@@ -17,6 +17,7 @@ from typing import Union
 import msgspec
 
 from featurestore.errors import StoreFormatError, StoreLockedError
+from featurestore.namespaces import folder_name
 from featurestore.sources.verdicts import full_error, write_all
 
 
@@ -51,7 +52,7 @@ _LINE = msgspec.json.Decoder(Union[Begun, Done])
 
 def journal_path(data_dir: Path, source: str) -> Path:
     """Where the journal of a source lies."""
-    return data_dir / "replays" / source / "journal.jsonl"
+    return data_dir / "replays" / folder_name(source) / "journal.jsonl"
 
 
 def read_replayed(path: Path) -> set[Origin]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from featurestore.errors import StoreFormatError
+from featurestore.namespaces import folder_name
 from featurestore.offline.atomic import make_folder, sync_folders, write_atomically
 from featurestore.online import layout
 from featurestore.online.source_store import LOCK_NAME
@@ -43,7 +44,7 @@ class Staging(msgspec.Struct, frozen=True):
 
 def staging_dir(data_dir: Path, source: str) -> Path:
     """The data_dir of a source's backfill."""
-    return data_dir / "backfill" / source
+    return data_dir / "backfill" / folder_name(source)
 
 
 def read_staging(data_dir: Path, source: str) -> Staging | None:

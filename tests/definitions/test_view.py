@@ -42,6 +42,9 @@ def test_a_view_keeps_what_it_was_given() -> None:
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "name": ({"name": "card activity"}, "view: 'card activity' is not a valid name"),
+    "namespace alone": ({"name": "risk/"}, "view: 'risk/' is not a valid name"),
+    "namespace in a namespace": ({"name": "bank/risk/activity"}, "view: 'bank/risk/activity' is not a valid name"),
+    "default namespace": ({"name": "default/activity"}, "'default/activity' names the default namespace"),
     "source": ({"source": "payments"}, "view 'activity': source"),
     "no features": ({"features": []}, "view 'activity': features"),
     "no aggregate": ({"features": ["count"]}, "view 'activity': features"),
