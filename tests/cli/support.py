@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from featurestore.examples.transactions import TransactionStream
 from featurestore.sources.embedded import EmbeddedBroker
 from featurestore.sources.produce import produce
+from tests.commands import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "pipelines/transactions.py"
@@ -19,15 +19,8 @@ MODULE = "pipelines/transactions.py"
 
 def command(project: Path, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "featurestore", *arguments],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FEATURESTORE_WORKER__METRICS_PORT": "0"},
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FEATURESTORE_WORKER__METRICS_PORT": "0"}
+    return run_command(arguments, project, environment, timeout)
 
 
 def answer(project: Path, *arguments: str) -> Any:

@@ -21,6 +21,7 @@ from featurestore.offline import read_dead_letters, read_events, read_late, read
 from featurestore.online.reader import OnlineReader
 from featurestore.registry import Registry
 from featurestore.shard.protocol import ViewCounts
+from tests.commands import run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,14 +81,7 @@ class Project:
 
     def call(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        return run_command(arguments, self.folder, self.environment(), timeout)
 
     def run_until_end(self, *options: str) -> None:
         """Bring the stores to the topic's end; fails the test when the run fails."""
