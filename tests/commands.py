@@ -60,6 +60,7 @@ def _main(arguments: list[str], folder: str, environment: dict[str, str], stream
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     sys.argv = ["featurestore", *arguments]
     sys.path[0:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     from featurestore.cli import main

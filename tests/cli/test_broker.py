@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -27,15 +29,7 @@ def start(project: Path) -> subprocess.Popen[str]:
 
 
 def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "featurestore", *arguments],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    return run_command(arguments, project, {**os.environ, "PYTHONPATH": str(ROOT)}, 60)
 
 
 def read_document(process: subprocess.Popen[str]) -> dict[str, object]:

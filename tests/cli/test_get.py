@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,12 @@ import pytest
 from featurestore.cli.get import parse_entities, typed_entities
 from featurestore.errors import MalformedRequestError
 from featurestore.serving import FeatureService
+from tests.commands import run_command
 from tests.serving.support import NOON, ROOT, SECOND, event, register, served, write_store
 
 
 def get(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "featurestore", "get", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    return run_command(["get", *arguments], ROOT, os.environ, 60)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from featurestore.cli import main
 from featurestore.examples import BY_NAME, write_project
+from tests.commands import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "pipelines/transactions.py"
@@ -34,14 +34,8 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, obj
 
 def in_a_process(*arguments: str) -> str:
     """Output of a command that imports the modules anew, as a user's does."""
-    done = subprocess.run(
-        [sys.executable, "-m", "featurestore", *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        # A file that changed within a second, and not in size, would be taken from its cached byte code.
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -112,12 +106,9 @@ def change(project: Path, old: str, new: str) -> None:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "featurestore", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    # A file that changed within a second, and not in size, would be taken from its cached byte code.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return run_command(arguments, Path.cwd(), environment, 60)
 
 
 def test_exit_codes_tell_ci_what_a_plan_holds(project: Path) -> None:

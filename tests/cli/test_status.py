@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,21 +14,15 @@ from featurestore.examples import write_project
 from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.sources.embedded import EmbeddedBroker
 from featurestore.sources.produce import produce
+from tests.commands import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = 5_000
 
 
 def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "featurestore", *arguments],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FEATURESTORE_WORKER__METRICS_PORT": "0"},
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FEATURESTORE_WORKER__METRICS_PORT": "0"}
+    return run_command(arguments, project, environment, 60)
 
 
 def status(project: Path) -> dict[str, list[dict[str, object]]]:

@@ -18,6 +18,7 @@ import pytest
 
 from featurestore.offline import read_dead_letters, read_events, read_snapshots
 from featurestore.sources.produce import MessageSender
+from tests.commands import run_command
 from tests.conftest import TopicAt
 from tests.integration.project import log_events
 from tests.integration.test_kill import wait_for
@@ -47,14 +48,7 @@ BASE_MS = 1_767_225_600_000
 
 
 def cli(folder: Path, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "featurestore", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "FEATURESTORE_WORKER__METRICS_PORT": "0"},
-    )
+    return run_command(arguments, folder, {**os.environ, "FEATURESTORE_WORKER__METRICS_PORT": "0"}, timeout)
 
 
 def readings(count: int) -> list[dict[str, object]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from featurestore.errors import (
 from featurestore.registry import Registry, registry_file
 from featurestore.serving import FeatureService
 from featurestore.serving.limits import Limits
+from tests.commands import run_command
 from tests.factories import sliding
 from tests.serving.support import (
     ACCOUNT,
@@ -165,8 +166,7 @@ def test_a_service_reads_the_version_it_pins_until_it_is_moved(tmp_path: Path) -
 
 
 def get(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "featurestore", "get", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    return run_command(["get", *arguments], ROOT, os.environ, 60)
 
 
 def test_from_the_shell_keys_take_their_type_and_a_table_has_a_line_a_feature(data_dir: Path, url: str) -> None:
