@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.examples.transactions import Shape, TransactionStream
-from tests.conftest import TopicAt
+from tests.conftest import ON_KAFKA, TopicAt
 from tests.integration.project import Project, assert_same_stores, log_events, read_stores
 from tests.integration.road import send
 
@@ -43,6 +43,7 @@ def undisturbed(topic: TopicAt, folder: Path, data_dir: Path) -> Project:
     return project
 
 
+@ON_KAFKA
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_backfill_killed_again_and_again_hands_over_to_the_live_stream(any_topic: TopicAt, tmp_path: Path):

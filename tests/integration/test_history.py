@@ -16,7 +16,7 @@ from featurestore.compile.keys import encoded_key
 from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.offline import read_events, read_snapshots
 from featurestore.online.reader import OnlineReader
-from tests.conftest import TopicAt
+from tests.conftest import ON_KAFKA, TopicAt
 from tests.integration.project import Project, log_events, same_frame
 from tests.integration.road import send
 from tests.integration.test_backfill import MODULE, undisturbed, without_merchants
@@ -82,6 +82,7 @@ def killed_on_its_way(project: Project, when: Path, *arguments: str, log: Path) 
     return process.wait() != 0
 
 
+@ON_KAFKA
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_history_archive_and_live_stream_together_are_the_whole_topic(

@@ -16,6 +16,7 @@ import pytest
 
 from featurestore import FeatureStore
 from featurestore.online.reader import OnlineReader
+from tests.conftest import ON_KAFKA
 from tests.integration.project import Project
 from tests.integration.road import send
 
@@ -55,6 +56,7 @@ def wait_for_all(reader: OnlineReader, project: Project, sent: int) -> None:
     pytest.fail(f"of {sent} events the views have seen {seen}")
 
 
+@ON_KAFKA
 @pytest.mark.timeout(180)
 def test_training_sets_by_arrival_hold_what_was_served(any_topic, tmp_path: Path):
     project = Project.create(

@@ -21,7 +21,7 @@ from featurestore.examples import BY_NAME
 from featurestore.examples.sensors import SensorStream, Shape
 from featurestore.offline import read_events, read_late, read_snapshots
 from tests import oracle
-from tests.conftest import TopicAt
+from tests.conftest import ON_KAFKA, TopicAt
 from tests.integration.project import ROOT, Project, log_events, read_stores
 from tests.integration.road import Sent, assert_served, assert_stores_agree_with_the_oracle, send_to
 from tests.integration.test_kill import wait_for
@@ -257,6 +257,7 @@ def test_a_returning_gateway_among_others_corrects_windows_that_were_emitted(any
     assert oracle.source_counts(strict).too_late > 0.7 * outage.kept
 
 
+@ON_KAFKA
 @pytest.mark.timeout(120)
 def test_a_gateway_that_silenced_its_partition_holds_nobody_up_and_loses_nothing(any_topic: TopicAt, tmp_path: Path):
     outage = an_outage(seed=7)

@@ -10,7 +10,7 @@ import pytest
 from featurestore.examples.transactions import TransactionStream
 from featurestore.offline import read_snapshots
 from featurestore.online.source_store import lock_source
-from tests.conftest import TopicAt
+from tests.conftest import ON_KAFKA, TopicAt
 from tests.integration.project import Project, assert_same_stores, read_stores
 from tests.integration.road import send
 from tests.integration.test_road import SHAPE, other_data_dir
@@ -25,6 +25,7 @@ def say(project: Project, *arguments: str) -> dict[str, object]:
     return answer
 
 
+@ON_KAFKA
 @pytest.mark.timeout(180)
 def test_a_paused_view_stands_still_and_catches_up_when_it_is_resumed(any_topic: TopicAt, tmp_path: Path):
     project = Project.create(tmp_path, any_topic.bootstrap_servers, any_topic.topic)
