@@ -93,7 +93,7 @@ class Materializer:
             )
         if from_us is not None and from_us >= to_us:
             raise ConfigError(f"--from {format_instant(from_us)} is not before --to {format_instant(to_us)}")
-        lock = lock_source(self.data_dir, view.store, held=f"batch view '{view.name}' is being materialized")
+        lock = lock_source(self.data_dir, view.store)
         try:
             store = BatchStore(self.data_dir, view, fsync=self.fsync)
             try:

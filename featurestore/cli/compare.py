@@ -34,7 +34,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Read as of this ISO 8601 instant; else just after the newest event that both have seen.",
+            help="Read as of this ISO 8601 instant; else just after the newest event that both have seen, of a batch "
+            "view after the newest row of either.",
             show_default=False,
         ),
     ] = None,
@@ -51,7 +52,7 @@ def compare(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Compare two versions of a view that are computed, by the values that readers get of both as of one instant.
+    """Compare two versions of a view, stream or batch, by the values that readers get of both as of one instant.
 
     PSI, the population stability index of a feature's values, is held against a rule of thumb of credit scoring (Lewis
     1994): below 0.1 little has changed, above 0.25 much. KS is the Kolmogorov–Smirnov statistic.
@@ -84,8 +85,11 @@ def compare(
 
 def _show(found: "VersionComparison", verdict: "Verdict") -> None:
     old, new = found.old, found.new
+    times = (
+        ("newest row", "materialized until", "stored") if found.is_batch else ("newest event", "watermark", "events")
+    )
     print_table(
-        ["version", "newest event", "watermark", "events", "applied", "rows", "online", "offline"],
+        ["version", *times, "applied", "rows", "online", "offline"],
         [_progress_row(side) for side in (old, new)],
     )
     print_line("")

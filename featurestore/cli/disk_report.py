@@ -9,15 +9,16 @@ import msgspec
 
 from featurestore.offline import layout as offline_layout
 from featurestore.online import layout as online_layout
+from featurestore.online.layout import is_batch_store
 from featurestore.online.usage import StoredBytes, Versions, folder_bytes, measure_versions
-from featurestore.registry import RegisteredView
+from featurestore.registry import AnyView
 from featurestore.worker.purge import stored_versions
 from featurestore.worker.staging import staging_dir
 
 
 class VersionDisk(msgspec.Struct, frozen=True):
     """A version of a view. live: whether it is computed. The online bytes are uncompressed keys and values;
-    offline_bytes: its snapshot files."""
+    offline_bytes: its files in the offline store."""
 
     version: int
     live: bool
@@ -30,7 +31,7 @@ class VersionDisk(msgspec.Struct, frozen=True):
 
 
 class ViewDisk(msgspec.Struct, frozen=True):
-    """A view, over all its versions."""
+    """A view, over all its versions. source: of a stream view; of a batch view its own online store."""
 
     name: str
     source: str
@@ -58,25 +59,26 @@ class DiskReport(msgspec.Struct, frozen=True):
 
 
 def collect_disk(
-    data_dir: Path, views: Sequence[RegisteredView], on_shard: Callable[[str, int, int], None] | None = None
+    data_dir: Path, views: Sequence[AnyView], on_shard: Callable[[str, int, int], None] | None = None
 ) -> DiskReport:
     """Scan the stores of these views, of each all versions that are computed.
 
-    on_shard: called with source, shards done, shards. Raises StoreError.
+    on_shard: called with store, shards done, shards. Raises StoreError.
     """
     sources, found = [], []
-    for source in sorted({view.spec.source for view in views}):
+    for store in sorted({view.store for view in views}):
 
-        def tell(done: int, shards: int, source: str = source) -> None:
+        def tell(done: int, shards: int, store: str = store) -> None:
             if on_shard is not None:
-                on_shard(source, done, shards)
+                on_shard(store, done, shards)
 
-        measured = measure_versions(data_dir, source, tell)
-        sources.append(_source_disk(data_dir, source))
-        mine: dict[str, list[RegisteredView]] = {}
+        measured = measure_versions(data_dir, store, tell)
+        mine: dict[str, list[AnyView]] = {}
         for view in views:
-            if view.spec.source == source:
+            if view.store == store:
                 mine.setdefault(view.name, []).append(view)
+        if not is_batch_store(store):
+            sources.append(_source_disk(data_dir, store))
         found += [
             _view_disk(data_dir, live[-1], [version.version for version in live], measured) for live in mine.values()
         ]
@@ -95,7 +97,7 @@ def _source_disk(data_dir: Path, source: str) -> SourceDisk:
     )
 
 
-def _view_disk(data_dir: Path, view: RegisteredView, live: Collection[int], measured: Versions) -> ViewDisk:
+def _view_disk(data_dir: Path, view: AnyView, live: Collection[int], measured: Versions) -> ViewDisk:
     versions = [
         _version_disk(
             data_dir, view, version, measured.get((view.view_id, version), StoredBytes()), live=version in live
@@ -103,8 +105,8 @@ def _view_disk(data_dir: Path, view: RegisteredView, live: Collection[int], meas
         for version in sorted({*stored_versions(data_dir, view, measured), *live})
     ]
     return ViewDisk(
-        view.spec.name,
-        view.spec.source,
+        view.name,
+        view.store,
         sum(version.online_bytes for version in versions),
         sum(version.offline_bytes for version in versions),
         # A version of which nothing is left is no news; one that is computed is named even when it is empty.
@@ -112,10 +114,8 @@ def _view_disk(data_dir: Path, view: RegisteredView, live: Collection[int], meas
     )
 
 
-def _version_disk(
-    data_dir: Path, view: RegisteredView, version: int, stored: StoredBytes, *, live: bool
-) -> VersionDisk:
-    folder = offline_layout.version_dir(data_dir / "offline", view.spec.name, version)
+def _version_disk(data_dir: Path, view: AnyView, version: int, stored: StoredBytes, *, live: bool) -> VersionDisk:
+    folder = offline_layout.version_dir(data_dir / "offline", view.name, version)
     return VersionDisk(
         version=version,
         live=live,

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from featurestore.cli.disk_report import DiskReport, collect_disk
 from featurestore.config import Settings
-from featurestore.registry import Registry
+from featurestore.registry import AnyView, Registry
 
 OnShard = Callable[[str, int, int], None]
 """Called with what is being scanned, shards done, shards."""
@@ -42,7 +42,7 @@ def scan_disk(settings: Settings) -> DiskReport:
     """What the applied views and their sources take. Raises StoreError, RegistryError."""
     registry = Registry.open(settings.registry_place, create=False)
     try:
-        views = registry.live_views()
+        views: list[AnyView] = [*registry.live_views(), *registry.live_batch_views()]
     finally:
         registry.close()
     with shard_progress("scanning") as tell:

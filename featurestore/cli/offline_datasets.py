@@ -87,9 +87,9 @@ class Chosen:
     def _running_stem(self, folder: Path) -> str | None:
         """What the files of the interval that is being materialized, or was when it was killed, begin with."""
         view = self.deployed.batch_views.get(view_of(folder))
-        if view is None or folder.parent.name != f"v{view.version}":
+        if view is None:
             return None
-        running = batch_state(self.data_dir, view).running
+        running = batch_state(self.data_dir, view, int(folder.parent.name.removeprefix("v"))).running
         return None if running is None else batch_stem(running.from_us, running.to_us)
 
     def _source_keys(self, source: str) -> Sequence[str]:

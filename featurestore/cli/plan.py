@@ -14,7 +14,7 @@ from featurestore.cli.output import print_json, print_line, warn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featurestore.cli.version_cost import VersionCost
+    from featurestore.cli.version_cost import BatchVersionCost, VersionCost
     from featurestore.config import Settings
     from featurestore.definitions.resolve import ResolvedDefinitions
     from featurestore.registry import Plan, Registry
@@ -91,7 +91,9 @@ def plan(
         raise typer.Exit(3 if reviewed.breaking else 2)
 
 
-def show_review(reviewed: "Review", costs: "Sequence[VersionCost]", revision: str | None, json: bool) -> None:
+def show_review(
+    reviewed: "Review", costs: "Sequence[VersionCost | BatchVersionCost]", revision: str | None, json: bool
+) -> None:
     """Print a plan with its classes, what the changes of its sources reach, and what second versions cost."""
     if json:
         print_json(
@@ -137,13 +139,13 @@ def _document(judged: "JudgedChange") -> dict[str, object]:
     return {**found, "class": judged.severity, "new_version": change.new_version, "fields": fields}
 
 
-def _costs(settings: "Settings", reviewed: "Review", registry: "Registry") -> "list[VersionCost]":
+def _costs(settings: "Settings", reviewed: "Review", registry: "Registry") -> "list[VersionCost | BatchVersionCost]":
     """What second versions take; a store that can't be read does not keep a plan from being shown."""
     from featurestore.cli.version_cost import version_costs
     from featurestore.errors import StoreError
 
     try:
-        return version_costs(settings.store.data_dir, reviewed.plan, registry.views())
+        return version_costs(settings.store.data_dir, reviewed.plan, [*registry.views(), *registry.batch_views()])
     except StoreError as error:
         warn(f"the cost of second versions is not known: {error.message}")
         return []

@@ -15,7 +15,7 @@ from featurestore.lineage_events import lineage_of
 from featurestore.lineage_events.datasets import Column, ColumnRead, Dataset
 from featurestore.registry import RegisteredBatchView, Registry
 from featurestore.registry.jobs import JobRecord, Jobs, OffsetRange, definitions_hash
-from featurestore.training.manifest import BatchViewMark, Manifest, ViewMark
+from featurestore.training.manifest import BatchViewMark, Manifest, ViewMark, view_of
 from featurestore.training.training_set import TrainingSet, TrainingSetRequest
 
 
@@ -106,6 +106,9 @@ def _datasets(
     added = dict(zip(made.frame.columns[-len(manifest.features) :], manifest.features, strict=True))
     kept = [Column(name, dtype) for name, dtype in schema.items() if name not in added]
     columns = [replace(c, reads=(ColumnRead(spine.namespace, spine.name, c.name, "IDENTITY"),)) for c in kept]
-    columns += [replace(features[feature], name=name) for name, feature in added.items()]
+    columns += [
+        replace(features[f"{view_of(feature)}:{feature.partition(':')[2]}"], name=name)
+        for name, feature in added.items()
+    ]
     spine = replace(spine, columns=tuple(kept))
     return [spine, *inputs.values()], [named.file_dataset(out, columns, rows=made.frame.height)]

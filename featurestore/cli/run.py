@@ -31,7 +31,13 @@ def run(
     close_windows: Annotated[
         bool, typer.Option(help="With --until-end: emit the windows that are still open, too.")
     ] = False,
-    apply: Annotated[bool, typer.Option("--apply", help="Apply changed definitions before the run.")] = False,
+    apply: Annotated[
+        bool,
+        typer.Option(
+            "--apply",
+            help="Apply changed definitions before the run; new versions are served at once, but for batch views.",
+        ),
+    ] = False,
     bootstrap_servers: BootstrapServers = None,
     data_dir: DataDir = None,
 ) -> None:

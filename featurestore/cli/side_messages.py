@@ -37,7 +37,7 @@ _PLACE = ["generation", PARTITION, OFFSET]
 
 @dataclass(frozen=True)
 class Deployed:
-    """The registry's sources, the views of each, and the batch views, by name."""
+    """The registry's sources, the views of each, and the served version of each batch view, by name."""
 
     sources: dict[str, SourceSpec]
     views: dict[str, list[RegisteredView]]

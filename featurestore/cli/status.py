@@ -11,7 +11,7 @@ from featurestore.cli.output import format_bytes, print_json, print_line, print_
 
 if TYPE_CHECKING:
     from featurestore.cli.batch_status import BatchViewStatus
-    from featurestore.cli.disk_report import DiskReport
+    from featurestore.cli.disk_report import DiskReport, SourceDisk
     from featurestore.cli.status_report import SourceStatus, StatusReport, ViewStatus
 
 EXAMPLES = (
@@ -33,8 +33,8 @@ def status(
     Counts are those of the stores: what workers have committed and archived so far, over all their runs; a running
     worker's archive is some seconds old. Lag is what not all views have applied.
 
-    With --disk: bytes of each view version in the online store (keys and values before compression) and of its snapshot
-    files, and of each source's files.
+    With --disk: bytes of each view version in the online store (keys and values before compression) and of its files in
+    the offline store, and of each source's files.
     """
     from featurestore.cli.status_report import collect_status
 
@@ -49,12 +49,15 @@ def status(
         return
     if not report.sources and not report.batch_views:
         print_line("nothing is applied yet: featurestore apply MODULE")
+        return
     if report.sources:
         _show_streams(report)
     if report.sources and report.batch_views:
         print_line("")
     if report.batch_views:
         _show_batch_views(report)
+    if report.disk is not msgspec.UNSET:
+        _print_disk(report.disk)
 
 
 def _show_streams(report: "StatusReport") -> None:
@@ -89,36 +92,28 @@ def _show_streams(report: "StatusReport") -> None:
     for view in report.views:
         if view.paused_since:
             print_line(f"  {view.name}: paused since {view.paused_since}: featurestore view resume {view.name}")
-    if report.disk is not msgspec.UNSET:
-        _print_disk(report.disk)
 
 
-def _version(view: "ViewStatus") -> str:
+def _version(view: "ViewStatus | BatchViewStatus") -> str:
     return f"{view.version}" if view.role == "served" else f"{view.version}, {view.role}"
 
 
-def _name(view: "ViewStatus", views: list["ViewStatus"]) -> str:
+def _name(view: "ViewStatus | BatchViewStatus", views: "Sequence[ViewStatus | BatchViewStatus]") -> str:
     """With its version where several of it are computed."""
     several = sum(other.name == view.name for other in views) > 1
     return f"{view.name}@{view.version}" if several else view.name
 
 
 def _print_disk(disk: "DiskReport") -> None:
+    if disk.sources:
+        print_line("")
+        print_table(
+            ["source", "online files", "archive", "late", "dead letters", "backfill"],
+            [[s.name, *(format_bytes(size) for size in _sizes(s))] for s in disk.sources],
+        )
     print_line("")
     print_table(
-        ["source", "online files", "archive", "late", "dead letters", "backfill"],
-        [
-            [s.name]
-            + [
-                format_bytes(size)
-                for size in (s.online_file_bytes, s.archive_bytes, s.late_bytes, s.dead_letter_bytes, s.backfill_bytes)
-            ]
-            for s in disk.sources
-        ],
-    )
-    print_line("")
-    print_table(
-        ["view", "version", "entities", "rows", "waiting", "revisions", "online", "snapshots"],
+        ["view", "version", "entities", "rows", "waiting", "revisions", "online", "offline"],
         [
             [view.name, f"{v.version}" if v.live else f"{v.version}, retired", v.entities]
             + [format_bytes(size) for size in (v.rows_bytes, v.pending_bytes, v.revisions_bytes)]
@@ -133,20 +128,31 @@ def _print_disk(disk: "DiskReport") -> None:
             print_line(f"  {view.name}: retired versions can be removed: featurestore view purge {view.name}")
 
 
+def _sizes(source: "SourceDisk") -> list[int]:
+    return [
+        source.online_file_bytes,
+        source.archive_bytes,
+        source.late_bytes,
+        source.dead_letter_bytes,
+        source.backfill_bytes,
+    ]
+
+
 def _show_batch_views(report: "StatusReport") -> None:
     print_table(
         ["batch view", "version", "source", "entities", "materialized until", "newest row", "freshness"],
         [
-            [v.name, v.version, v.source, v.entities, v.materialized_until, v.newest_row, _age(v.freshness_s)]
+            [v.name, _version(v), v.source, v.entities, v.materialized_until, v.newest_row, _age(v.freshness_s)]
             for v in report.batch_views
         ],
     )
     _show_slos(report.batch_views)
     for view in report.batch_views:
+        name = _name(view, report.batch_views)
         if view.unfinished:
-            print_line(f"  {view.name}: a run has begun and not ended: the next one finishes it")
+            print_line(f"  {name}: a run has begun and not ended: the next one finishes it")
         elif view.materialized_until is None:
-            print_line(f"  {view.name}: nothing is materialized yet: featurestore materialize {view.name}")
+            print_line(f"  {name}: nothing is materialized yet: featurestore materialize {name}")
 
 
 def _show_slos(views: "Sequence[ViewStatus | BatchViewStatus]") -> None:
@@ -154,7 +160,7 @@ def _show_slos(views: "Sequence[ViewStatus | BatchViewStatus]") -> None:
         if view.freshness_slo_s is None or view.freshness_s is None:
             continue
         told = "keeps" if view.freshness_s <= view.freshness_slo_s else "misses"
-        print_line(f"  {view.name}: {told} its freshness SLO of {_age(view.freshness_slo_s)}")
+        print_line(f"  {_name(view, views)}: {told} its freshness SLO of {_age(view.freshness_slo_s)}")
 
 
 def _source_row(source: "SourceStatus") -> list[object]:

@@ -111,7 +111,7 @@ def collect_status(settings: Settings) -> StatusReport:
     registry = Registry.open(settings.registry_place, create=False)
     try:
         views, paused, routes = registry.live_views(), registry.paused(), registry.routes()
-        batch_views = registry.batch_views()
+        batch_views = registry.live_batch_views()
         sources = {name: registry.source(name) for name in sorted({view.spec.source for view in views})}
     finally:
         registry.close()
@@ -128,7 +128,7 @@ def collect_status(settings: Settings) -> StatusReport:
         view_statuses += [
             _view_status(data_dir, view, states[view.reference], status, paused, routes[view.name]) for view in mine
         ]
-    batch = [batch_status(data_dir, view) for view in batch_views]
+    batch = [batch_status(data_dir, view, routes[view.name]) for view in batch_views]
     return StatusReport(str(data_dir), source_statuses, view_statuses, batch)
 
 

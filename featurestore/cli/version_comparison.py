@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Sequence
-from itertools import chain, groupby
-from operator import itemgetter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
-import polars as pl
-from xxhash import xxh64_intdigest
 
 from featurestore.batches import NO_TIME
 from featurestore.cli.disk_report import collect_disk
 from featurestore.cli.status_report import compile_registered
-from featurestore.cli.version_statistics import FeatureComparison, compare_feature
-from featurestore.compile.view import POLARS_DTYPES, CompiledView
+from featurestore.cli.version_reads import Entities, compare_reads, sample_entities
+from featurestore.cli.version_statistics import FeatureComparison
+from featurestore.compile.batch import CompiledBatchView
 from featurestore.durations import format_instant
 from featurestore.errors import ConfigError, RegistryError
+from featurestore.offline.batch_rows import count_batch_rows
+from featurestore.online.batch_reader import BatchReader
+from featurestore.online.batch_store import BatchState
 from featurestore.online.reader import OnlineReader
 from featurestore.online.source_store import read_store_info
-from featurestore.registry import RegisteredView, Registry, split_reference
+from featurestore.registry import AnyView, RegisteredBatchView, RegisteredView, Registry, split_reference
 from featurestore.shard.protocol import ViewCounts, ViewState
-
-ROWS_AT_ONCE = 10_000
-_SAMPLE_SEED = 1
-"""Not the seed that spreads entities over shards: a sample is of all shards."""
 
 
 class VersionProgress(msgspec.Struct, frozen=True):
@@ -35,7 +29,10 @@ class VersionProgress(msgspec.Struct, frozen=True):
 
     newest_event: that it has seen; watermark: the least of its shards'; events: that it has seen, those that its filter
     drops and those without an entity too; applied: that count in its rows; rows: entities now; online_bytes: keys and
-    values, uncompressed; offline_bytes: snapshot files. Retiring and purging the version frees both.
+    values, uncompressed; offline_bytes: files in the offline store. Retiring and purging the version frees both.
+
+    Of a batch view, newest_event: of its newest row; watermark: until when it is materialized; events, applied: rows in
+    the offline store.
     """
 
     version: int
@@ -53,7 +50,8 @@ class VersionComparison(msgspec.Struct, frozen=True):
 
     behind_us, behind_events: by how much the new version's partitions are behind the old one's, the worst in event time
     and the sum of messages. as_of: of the reads, None when there were none. both, only_old, only_new: entities that the
-    versions know. sampled: of them compared.
+    versions know. sampled: of them compared. is_batch: versions of a batch view; behind_us is then by how much less far
+    the new one is materialized.
     """
 
     view: str
@@ -70,9 +68,10 @@ class VersionComparison(msgspec.Struct, frozen=True):
     removed_features: list[str]
     added_features: list[str]
     notes: list[str]
+    is_batch: bool = False
 
 
-def find_versions(registry: Registry, first: str, second: str | None) -> tuple[RegisteredView, RegisteredView]:
+def find_versions(registry: Registry, first: str, second: str | None) -> tuple[AnyView, AnyView]:
     """The old and the new version that are named: `first` against `second`, or the served one against `first`.
 
     Raises UnknownViewError for what is not computed, ConfigError for what is no pair, RegistryError for two that no
@@ -82,9 +81,9 @@ def find_versions(registry: Registry, first: str, second: str | None) -> tuple[R
     if second is None:
         if number is None:
             raise ConfigError("which version?", hint=f"{name}@2; see featurestore versions {name}")
-        old, new = registry.view(name), registry.view(first)
+        old, new = registry.any_view(name), registry.any_view(first)
     else:
-        old, new = registry.view(first), registry.view(second)
+        old, new = registry.any_view(first), registry.any_view(second)
     if old.name != new.name:
         raise ConfigError(f"'{first}' and '{second}' are versions of two views", hint=f"{first} {name}@2")
     if old.version == new.version:
@@ -92,7 +91,7 @@ def find_versions(registry: Registry, first: str, second: str | None) -> tuple[R
             f"{new.reference} is compared with itself" + (": it is the served one" if second is None else ""),
             hint=f"name two versions: {name}@1 {name}@2; see featurestore versions {name}",
         )
-    if old.spec.join_keys != new.spec.join_keys or old.spec.source != new.spec.source:
+    if old.spec.join_keys != new.spec.join_keys or old.store != new.store:
         what = "other join keys" if old.spec.join_keys != new.spec.join_keys else "another source"
         raise RegistryError(
             f"{new.reference} has {what} than {old.reference}",
@@ -104,103 +103,41 @@ def find_versions(registry: Registry, first: str, second: str | None) -> tuple[R
 def compare_versions(
     data_dir: Path,
     registry: Registry,
-    old: RegisteredView,
-    new: RegisteredView,
+    old: AnyView,
+    new: AnyView,
     *,
     sample: int | None,
     as_of_us: int | None = None,
 ) -> VersionComparison:
-    """Compare two versions beside a running worker, both as of one commit of each shard.
+    """Compare two versions beside whoever writes them, both as of one commit of each shard.
 
     sample: so many entities at most, the same each time, None: all. as_of_us: the instant of the reads, by default just
-    after the newest event that both have seen. Raises StoreError.
+    after the newest event that both have seen; of a batch view, after the newest row of either. Raises StoreError.
     """
+    if isinstance(old, RegisteredBatchView) and isinstance(new, RegisteredBatchView):
+        return _compare_batch(data_dir, old, new, sample, as_of_us)
+    assert isinstance(old, RegisteredView)
+    assert isinstance(new, RegisteredView)
     source = registry.source(old.spec.source)
     views = compile_registered(old, source), compile_registered(new, source)
     if read_store_info(data_dir, source.name) is None:
-        return _comparison(data_dir, old, new, ([], []), None, _Entities([], 0, 0, 0), [], [])
+        return _comparison(data_dir, old, new, ([], []), None, Entities([], 0, 0, 0), [], [])
     reader = OnlineReader(data_dir, source.name)
     try:
         reader.refresh()
         states = reader.states(views[0]), reader.states(views[1])
         latest = [reader.latest_us(view) for view in views]
         if NO_TIME in latest:
-            return _comparison(data_dir, old, new, states, None, _Entities([], 0, 0, 0), [], [])
+            return _comparison(data_dir, old, new, states, None, Entities([], 0, 0, 0), [], [])
         notes = []
         as_of = min(latest) if as_of_us is None else as_of_us
         if as_of < max(latest):
             notes.append("read as of before the newest event of a version: its newest tile may know more than that")
-        entities = _sampled(reader, views, sample)
-        features = _compare(reader, views, entities.keys, as_of)
+        entities = sample_entities(reader, views, sample)
+        features = compare_reads(reader, views, entities.keys, as_of)
     finally:
         reader.close()
     return _comparison(data_dir, old, new, states, as_of, entities, features, notes)
-
-
-class _Entities(NamedTuple):
-    keys: list[str]
-    both: int
-    only_old: int
-    only_new: int
-
-
-def _sampled(reader: OnlineReader, views: tuple[CompiledView, CompiledView], sample: int | None) -> _Entities:
-    """Count all entities of two versions, and choose those with the least hashes."""
-    counts = {(True, True): 0, (True, False): 0, (False, True): 0}
-
-    def known() -> Iterator[tuple[int, bytes]]:
-        for old, new in zip(reader.keys(views[0]), reader.keys(views[1]), strict=True):
-            # Both ascend, so that an entity's two keys meet in the merge.
-            merged = heapq.merge(((key, False) for key in old), ((key, True) for key in new))
-            for key, members in groupby(merged, key=itemgetter(0)):
-                sides = {side for _, side in members}
-                counts[False in sides, True in sides] += 1
-                yield xxh64_intdigest(key, seed=_SAMPLE_SEED), key
-
-    chosen = sorted(known()) if sample is None else heapq.nsmallest(sample, known())
-    keys = [key.decode() for _, key in chosen]
-    return _Entities(keys, counts[True, True], counts[True, False], counts[False, True])
-
-
-def _compare(
-    reader: OnlineReader,
-    views: tuple[CompiledView, CompiledView],
-    keys: Sequence[str],
-    as_of_us: int,
-) -> list[FeatureComparison]:
-    shared = [name for name in views[0].features if name in views[1].features]
-    if not keys or not shared:
-        return []
-    parts: tuple[list[pl.DataFrame], list[pl.DataFrame]] = ([], [])
-    for begin in range(0, len(keys), ROWS_AT_ONCE):
-        some = keys[begin : begin + ROWS_AT_ONCE]
-        for view, frames in zip(views, parts, strict=True):
-            frames.append(_values(reader, view, some, shared, as_of_us))
-    old, new = pl.concat(parts[0]), pl.concat(parts[1])
-    return [compare_feature(name, old[name], new[name], old[_found(name)], new[_found(name)]) for name in shared]
-
-
-def _values(
-    reader: OnlineReader, view: CompiledView, keys: Sequence[str], features: Sequence[str], as_of_us: int
-) -> pl.DataFrame:
-    columns = reader.read(view, keys, features, as_of_us).columns
-    return pl.DataFrame(
-        list(
-            chain.from_iterable(
-                (
-                    pl.Series(
-                        name, columns[name].values, POLARS_DTYPES[view.features[name].output_dtype], strict=False
-                    ),
-                    pl.Series(_found(name), [status != "NOT_FOUND" for status in columns[name].statuses], pl.Boolean),
-                )
-                for name in features
-            )
-        )
-    )
-
-
-def _found(feature: str) -> str:
-    return f"{feature} is found"
 
 
 def _comparison(
@@ -209,21 +146,81 @@ def _comparison(
     new: RegisteredView,
     states: tuple[Sequence[ViewState], Sequence[ViewState]],
     as_of_us: int | None,
-    entities: _Entities,
+    entities: Entities,
     features: list[FeatureComparison],
     notes: list[str],
 ) -> VersionComparison:
+    sizes = _sizes(data_dir, old, new)
+    progress = (
+        _progress(old, states[0], entities.both + entities.only_old, sizes[old.version]),
+        _progress(new, states[1], entities.both + entities.only_new, sizes[new.version]),
+    )
+    found = _found(old, new, progress, as_of_us, entities, features, notes)
     behind_us, behind_events = behind(states[0], states[1])
-    names = [feature.name for feature in old.spec.features], [feature.name for feature in new.spec.features]
-    rows = entities.both + entities.only_old, entities.both + entities.only_new
+    return msgspec.structs.replace(found, behind_us=behind_us, behind_events=behind_events)
+
+
+def _compare_batch(
+    data_dir: Path, old: RegisteredBatchView, new: RegisteredBatchView, sample: int | None, as_of_us: int | None
+) -> VersionComparison:
+    old_view, new_view = (CompiledBatchView(view.view_id, view.version, view.spec) for view in (old, new))
+    states, entities = [BatchState(), BatchState()], Entities([], 0, 0, 0)
+    features: list[FeatureComparison] = []
+    notes: list[str] = []
+    read_us: int | None = None
+    if read_store_info(data_dir, old.store) is not None:
+        reader = BatchReader(data_dir, old.store)
+        try:
+            reader.refresh()
+            states = [reader.state(old_view), reader.state(new_view)]
+            latest_us = max(reader.latest_us(old_view), reader.latest_us(new_view))
+            if all(state.until_us is not None for state in states) and latest_us != NO_TIME:
+                read_us = latest_us if as_of_us is None else as_of_us
+                if read_us < latest_us:
+                    notes.append("read as of before the newest row: entities with a newer one are not found, in either")
+                entities = sample_entities(reader, (old_view, new_view), sample)
+                features = compare_reads(reader, (old_view, new_view), entities.keys, read_us)
+        finally:
+            reader.close()
+    sizes = _sizes(data_dir, old, new)
+    rows = [count_batch_rows(data_dir / "offline", view) for view in (old_view, new_view)]
+    found = _found(
+        old,
+        new,
+        (
+            _batch_progress(old, states[0], rows[0], entities.both + entities.only_old, sizes[old.version]),
+            _batch_progress(new, states[1], rows[1], entities.both + entities.only_new, sizes[new.version]),
+        ),
+        read_us,
+        entities,
+        features,
+        notes,
+    )
+    ends = [state.until_us or 0 for state in states]
+    return msgspec.structs.replace(found, behind_us=max(ends[0] - ends[1], 0), is_batch=True)
+
+
+def _sizes(data_dir: Path, old: AnyView, new: AnyView) -> dict[int, tuple[int, int]]:
     (disk,) = collect_disk(data_dir, [old, new]).views
-    sizes = {version.version: (version.online_bytes, version.offline_bytes) for version in disk.versions}
+    return {version.version: (version.online_bytes, version.offline_bytes) for version in disk.versions}
+
+
+def _found(
+    old: AnyView,
+    new: AnyView,
+    progress: tuple[VersionProgress, VersionProgress],
+    as_of_us: int | None,
+    entities: Entities,
+    features: list[FeatureComparison],
+    notes: list[str],
+) -> VersionComparison:
+    names = [feature.name for feature in old.spec.features], [feature.name for feature in new.spec.features]
     return VersionComparison(
         view=old.name,
-        old=_progress(old, states[0], rows[0], sizes[old.version]),
-        new=_progress(new, states[1], rows[1], sizes[new.version]),
-        behind_us=behind_us,
-        behind_events=behind_events,
+        old=progress[0],
+        new=progress[1],
+        behind_us=0,
+        behind_events=0,
         as_of=None if as_of_us is None else format_instant(as_of_us),
         both=entities.both,
         only_old=entities.only_old,
@@ -273,6 +270,21 @@ def _progress(view: RegisteredView, states: Sequence[ViewState], rows: int, size
         watermark=None if watermark == NO_TIME else format_instant(watermark),
         events=total.applied + total.filtered + total.null_key,
         applied=total.applied,
+        rows=rows,
+        online_bytes=sizes[0],
+        offline_bytes=sizes[1],
+    )
+
+
+def _batch_progress(
+    view: RegisteredBatchView, state: BatchState, stored: int, rows: int, sizes: tuple[int, int]
+) -> VersionProgress:
+    return VersionProgress(
+        version=view.version,
+        newest_event=None if state.newest_us == NO_TIME else format_instant(state.newest_us),
+        watermark=None if state.until_us is None else format_instant(state.until_us),
+        events=stored,
+        applied=stored,
         rows=rows,
         online_bytes=sizes[0],
         offline_bytes=sizes[1],

@@ -45,6 +45,8 @@ def judge(found: VersionComparison, thresholds: Thresholds) -> Verdict:
 
 
 def _not_ready(found: VersionComparison, thresholds: Thresholds) -> list[str]:
+    if found.is_batch:
+        return _batch_not_ready(found, thresholds)
     for side in (found.old, found.new):
         if side.newest_event is None:
             return [f"version {side.version} has seen no event: start the worker anew, or wait for its backfill"]
@@ -59,9 +61,27 @@ def _not_ready(found: VersionComparison, thresholds: Thresholds) -> list[str]:
     return []
 
 
+def _batch_not_ready(found: VersionComparison, thresholds: Thresholds) -> list[str]:
+    for side in (found.old, found.new):
+        if side.watermark is None:
+            reference = f"{found.view}@{side.version}"
+            return [f"no run has materialized {reference} to its end: featurestore materialize {reference}"]
+    if found.behind_us > thresholds.behind_us:
+        return [
+            f"version {found.new.version} is materialized until {found.new.watermark}, version {found.old.version} "
+            f"until {found.old.watermark}: featurestore materialize {found.view}"
+        ]
+    return [] if found.sampled else ["no version has a row: nothing can be compared"]
+
+
 def _history(found: VersionComparison) -> list[str]:
     if found.new.events >= HISTORY * found.old.events:
         return []
+    if found.is_batch:
+        return [
+            f"version {found.new.version} has {found.new.events:,} rows in the offline store, version "
+            f"{found.old.version} {found.old.events:,}: it begins later, or its source has less"
+        ]
     return [
         f"version {found.new.version} has seen {found.new.events:,} events, version {found.old.version} "
         f"{found.old.events:,}: its history is shorter; see featurestore backfill"

@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurestore.cli.options import DataDir, Json, Yes, confirm, open_registry
-from featurestore.cli.output import print_json, print_line, print_table
+from featurestore.cli.options import DataDir, Json, Yes, confirm, load_settings, open_registry
+from featurestore.cli.output import print_json, print_line, print_table, warn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from featurestore.registry import Registry, Route
     from featurestore.registry.jobs import Kind
 
@@ -61,7 +63,8 @@ def promote(
 ) -> None:
     """Serve a version from now on. Readers switch at once; the version before stays computed, for `rollback`.
 
-    Readers that name a version, and feature services that pin one, go on reading it.
+    Readers that name a version, and feature services that pin one, go on reading it. Refused for a version of a batch
+    view that was never materialized while the served one was.
     """
     from featurestore.errors import ConfigError
     from featurestore.registry import split_reference
@@ -71,6 +74,7 @@ def promote(
         raise ConfigError("which version?", hint=f"{view}@2; see featurestore versions {view}")
     registry = open_registry(data_dir)
     try:
+        _check_filled(registry, data_dir, view, number)
         route = registry.versions.promote(view, number, services=service or (), note=note)
         _record(registry, "promote", view, number)
     finally:
@@ -84,6 +88,8 @@ def rollback(
     """Serve again the version before the last promotion, at once: its rows were kept up to date all the time."""
     registry = open_registry(data_dir)
     try:
+        before = registry.routes().get(view)
+        _check_filled(registry, data_dir, view, None if before is None else before.previous)
         route = registry.versions.rollback(view, services=service or (), note=note)
         _record(registry, "rollback", view, route.served)
     finally:
@@ -92,13 +98,13 @@ def rollback(
 
 
 def retire(version: Version, note: Note = None, yes: Yes = False, data_dir: DataDir = None, json: Json = False) -> None:
-    """Compute a version no longer, from the next start of the worker on. There is no way back to it.
+    """Compute a version no longer, from the next start of the worker or the next materialize on, for good.
 
     Refused for a version that is served, is a canary, or is pinned by a feature service. Its rows and files stay until
     `featurestore view purge`.
     """
     from featurestore.errors import ConfigError
-    from featurestore.registry import split_reference
+    from featurestore.registry import RegisteredBatchView, split_reference
 
     view, number = split_reference(version)
     if number is None:
@@ -109,12 +115,14 @@ def retire(version: Version, note: Note = None, yes: Yes = False, data_dir: Data
         confirm(f"Compute {version} no longer? `rollback` can't bring it back.", yes)
         registry.versions.retire(view, number, note=note)
         _record(registry, "retire", view, number)
+        is_batch = isinstance(registry.any_view(view), RegisteredBatchView)
     finally:
         registry.close()
     if json:
         print_json({"view": view, "retired": number})
     else:
-        print_line(f"{version} is retired; start the worker anew, then remove its rows: featurestore view purge {view}")
+        first = "" if is_batch else "start the worker anew, then "
+        print_line(f"{version} is retired; {first}remove its rows: featurestore view purge {view}")
 
 
 def canary(
@@ -146,11 +154,22 @@ def canary(
             route = registry.versions.stop_canary(view, note=note)
             _record(registry, "canary", view, route.served)
         else:
+            _check_filled(registry, data_dir, view, number)
             route = registry.versions.set_canary(view, number, share, note=note)
             _record(registry, "canary", view, number)
     finally:
         registry.close()
     _tell(view, route, json)
+
+
+def _check_filled(registry: "Registry", data_dir: "Path | None", view: str, version: int | None) -> None:
+    """Refuse, or warn of, a version of a batch view that has less than the served one."""
+    if version is not None and any(one.name == view for one in registry.batch_views()):
+        from featurestore.cli.batch_status import check_filled
+
+        warning = check_filled(load_settings(data_dir).store.data_dir, registry, view, version)
+        if warning is not None:
+            warn(warning)
 
 
 def _record(registry: "Registry", kind: "Kind", view: str, version: int) -> None:

@@ -106,10 +106,10 @@ def reset(
 
 @app.command("purge", epilog=PURGE_EXAMPLES)
 def purge(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json = False) -> None:
-    """Remove what retired versions of a view left behind: online rows, and snapshots (features/VIEW/vN), for good.
+    """Remove what retired versions of a view left behind: online rows, and Parquet files (features/VIEW/vN), for good.
 
     Says what there is and asks first. Versions that are computed are not touched. No worker may run: its source is
-    locked. Stopped half way, the same command removes the rest.
+    locked; of a batch view no materialization. Stopped half way, the same command removes the rest.
     """
     from featurestore.cli.disk_screen import shard_progress
     from featurestore.online.source_store import lock_source
@@ -117,16 +117,17 @@ def purge(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json
 
     folder = _data_dir(data_dir)
     registry = open_registry(data_dir)
-    registered = registry.view(view)
-    live = [version.version for version in registry.versions.of(view) if version.retired_at is None]
-    source = registered.spec.source
-    lock = lock_source(folder, source)
+    registered = registry.any_view(view)
+    store = registered.store
+    lock = lock_source(folder, store)
     try:
+        # Asked under the lock: what is applied from now on has no rows before this is done.
+        live = [version.version for version in registry.versions.of(view) if version.retired_at is None]
         with shard_progress("scanning") as tell:
-            found = find_leftovers(folder, registered, live, lambda done, shards: tell(source, done, shards))
+            found = find_leftovers(folder, registered, live, lambda done, shards: tell(store, done, shards))
         if not json and found:
             print_table(
-                ["version", "entities", "online", "snapshots"],
+                ["version", "entities", "online", "offline"],
                 [
                     [f"{v.version}", v.entities, format_bytes(v.online_bytes), format_bytes(v.offline_bytes)]
                     for v in found
@@ -136,7 +137,7 @@ def purge(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json
             confirm(f"Remove these versions of {view}? {_kept(live)}.", yes)
             with shard_progress("purging") as tell:
                 versions = [leftover.version for leftover in found]
-                purge_versions(folder, registered, versions, lambda done, shards: tell(source, done, shards))
+                purge_versions(folder, registered, versions, lambda done, shards: tell(store, done, shards))
     finally:
         lock.release()
     if json:

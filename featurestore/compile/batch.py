@@ -11,6 +11,11 @@ BATCH_STORES = "batch-views/"
 """What the names of batch views' online stores begin with; no source of a stream can be named like this."""
 
 
+def batch_store(view: str) -> str:
+    """The name of a batch view's online store: one of its own, shared by its versions."""
+    return f"{BATCH_STORES}{view}"
+
+
 @dataclass(frozen=True)
 class CompiledBatchView:
     """A batch view version. view_id, version: as the registry gave them; part of store keys and paths."""
@@ -25,8 +30,8 @@ class CompiledBatchView:
 
     @property
     def store(self) -> str:
-        """The online store that holds its rows: one of its own."""
-        return f"{BATCH_STORES}{self.spec.name}"
+        """The online store that holds its rows."""
+        return batch_store(self.spec.name)
 
     @cached_property
     def features(self) -> dict[str, FieldSpec]:

@@ -47,6 +47,11 @@ def batch_files(root: Path, view: CompiledBatchView) -> list[str]:
     return [path.name for path in _files(root, view)]
 
 
+def count_batch_rows(root: Path, view: CompiledBatchView) -> int:
+    """How many rows the files of a batch view's version have, from their footers."""
+    return int(scan_batch_rows(root, view).select(pl.len()).collect().item())
+
+
 class BatchRowsWriter:
     """Writes the rows of one interval. `write` any number of times, then `finish`; nobody else writes to the dataset.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from featurestore.batches import NO_TIME
@@ -66,6 +67,18 @@ class BatchReader:
                 rows.append(([values[position] for position in positions], None))
         columns = {name: _column(rows, index) for index, name in enumerate(features)}
         return ViewRead(columns, times)
+
+    def keys(self, view: CompiledBatchView) -> list[Iterator[bytes]]:
+        """See `OnlineReader.keys`."""
+        return self._rows.keys(view)
+
+    def row_bytes(self, view: CompiledBatchView, most: int) -> tuple[int, int]:
+        """Rows, at most so many, and the bytes of their keys and values."""
+        encoded = list(islice(chain.from_iterable(self._rows.keys(view)), most))
+        values = self._rows.fetch(view, [key.decode() for key in encoded])
+        prefix = len(layout.row_prefix(view))
+        sizes = (prefix + len(key) + len(value or b"") for key, value in zip(encoded, values, strict=True))
+        return len(encoded), sum(sizes)
 
     def close(self) -> None:
         """Close the store."""

@@ -1,11 +1,11 @@
 """The online store of one batch view, opened for writing: one shard, rows and the state of materialization.
 
-A shard is a unit of parallel writing, and one process materializes a view: so there is one.
+A shard is a unit of parallel writing, and one process materializes a view: so there is one. The versions of the view
+lie in it side by side, each under keys of its own.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from featurestore.online.rocks import RocksMemory, open_primary, rocks_errors
 from featurestore.online.source_store import open_source_store
 
 SHARDS = 1
-_FILES = struct.Struct(">cIH")
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -85,7 +84,7 @@ class BatchStore:
         self._options = rocksdict.WriteOptions()
         self._options.sync = fsync
         self._prefix = layout.row_prefix(view)
-        self._files_key = _FILES.pack(b"f", view.view_id, view.version)
+        self._files_key = layout.files_key(view)
         with rocks_errors(self._path):
             self.state = decode_state(self._db.get(layout.state_key(view)))
 
@@ -135,14 +134,9 @@ class BatchStore:
         return written
 
     def finish(self, state: BatchState, files: dict[str, SeenFile]) -> None:
-        """Make the rows and the new state durable, and remove the rows of older versions."""
+        """Make the rows and the new state durable."""
         batch = rocksdict.WriteBatch(raw_mode=True)
         batch.put(self._files_key, msgspec.msgpack.encode(files))
-        view = self._view
-        for kind in (b"r", b"s", b"f"):
-            first, end = _FILES.pack(kind, view.view_id, 0), _FILES.pack(kind, view.view_id, view.version)
-            if self._holds_any(first, end):
-                batch.delete_range(first, end)
         self._write(batch, state)
         self._sync()
 
@@ -165,9 +159,3 @@ class BatchStore:
             # rocksdict's stub wants a list of any key type, which is invariant.
             values: list[bytes | None] = self._db.get(list(keys))  # type: ignore[assignment]
         return values
-
-    def _holds_any(self, first: bytes, end: bytes) -> bool:
-        with rocks_errors(self._path):
-            iterator = self._db.iter()
-            iterator.seek(first)
-            return bool(iterator.valid() and iterator.key() < end)

@@ -24,8 +24,8 @@ from featurestore.namespaces import folder_name
 META = b"m"
 META_VALUE = struct.Struct(">QQ")
 """Next outbox sequence, next running number."""
-ROW, PENDING, REVISION, STATE = b"r", b"p", b"c", b"s"
-VIEW_KINDS = (ROW, PENDING, REVISION, STATE)
+ROW, PENDING, REVISION, STATE, FILES = b"r", b"p", b"c", b"s", b"f"
+VIEW_KINDS = (ROW, PENDING, REVISION, STATE, FILES)
 """First bytes of all keys that belong to one view version."""
 _VIEW = struct.Struct(">cIH")
 VIEW_PREFIX_BYTES = _VIEW.size
@@ -47,6 +47,11 @@ class StoredView(Protocol):
 def state_key(view: StoredView) -> bytes:
     """Key of a view's state."""
     return _VIEW.pack(STATE, view.view_id, view.version)
+
+
+def files_key(view: StoredView) -> bytes:
+    """Key of the files that a batch view has read."""
+    return _VIEW.pack(FILES, view.view_id, view.version)
 
 
 def row_prefix(view: StoredView) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from featurestore.compile.batch import BATCH_STORES
 from featurestore.errors import StoreFormatError, StoreLockedError
 from featurestore.online import layout
 from featurestore.online.rocks import RocksMemory, open_primary
@@ -40,10 +41,9 @@ class SourceLock:
         os.close(self.descriptor)
 
 
-def lock_source(data_dir: Path, source: str, *, wait_s: float = 5.0, held: str = "") -> SourceLock:
-    """Lock a source's store for this run, before anything is touched.
+def lock_source(data_dir: Path, source: str, *, wait_s: float = 5.0) -> SourceLock:
+    """Lock a source's store, or a batch view's, for this run, before anything is touched.
 
-    held: what an error says of the store, "source '…' is being run" by default.
     wait_s: how long to wait for a holder that is already dead or dying. Raises StoreLockedError with the holder's pid.
     """
     folder = layout.source_dir(data_dir, source)
@@ -59,14 +59,20 @@ def lock_source(data_dir: Path, source: str, *, wait_s: float = 5.0, held: str =
             if (holder.isdigit() and _alive(int(holder))) or time.monotonic() > deadline:
                 os.close(descriptor)
                 raise StoreLockedError(
-                    f"{held or f'source {source!r} is being run'} by process {holder or '?'} already",
-                    hint="one run at a time owns a source's store: stop that process, or use another data_dir",
+                    f"{_held(source)} by process {holder or '?'} already",
+                    hint="one run at a time owns a store: stop that process, or use another data_dir",
                 ) from None
             time.sleep(0.05)
             continue
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         return SourceLock(descriptor)
+
+
+def _held(store: str) -> str:
+    if layout.is_batch_store(store):
+        return f"batch view '{store.removeprefix(BATCH_STORES)}' is being materialized"
+    return f"source '{store}' is being run"
 
 
 def _alive(pid: int) -> bool:

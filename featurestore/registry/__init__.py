@@ -5,9 +5,10 @@ from featurestore.registry.plan import Change, FieldChange, Plan
 from featurestore.registry.services import RegisteredFeatureService
 from featurestore.registry.store import Registry, WatermarkReset
 from featurestore.registry.versions import split_reference
-from featurestore.registry.views import RegisteredBatchView, RegisteredView, Role, Route, ViewVersion
+from featurestore.registry.views import AnyView, RegisteredBatchView, RegisteredView, Role, Route, ViewVersion
 
 __all__ = [
+    "AnyView",
     "Change",
     "FieldChange",
     "Plan",

@@ -21,7 +21,7 @@ from featurestore.definitions.specs import BatchViewSpec, FeatureServiceSpec, So
 from featurestore.errors import RegistryError, UnknownViewError
 from featurestore.registry.database import Database
 from featurestore.registry.history import record, user
-from featurestore.registry.plan import VIEW_KINDS, Change, Plan, Stored, StoredDefinition, make_plan, still_fits
+from featurestore.registry.plan import VIEW_KINDS, Change, Kind, Plan, Stored, StoredDefinition, make_plan, still_fits
 from featurestore.registry.records import SPEC_TYPES, content_hash, decoded, encoded
 from featurestore.registry.services import RegisteredFeatureService
 from featurestore.registry.source_changes import SourceChanges
@@ -35,7 +35,7 @@ from featurestore.registry.tables import (
 )
 from featurestore.registry.version_rows import add_version, live_rows, retire_superseded
 from featurestore.registry.versions import Versions, split_reference
-from featurestore.registry.views import RegisteredBatchView, RegisteredView, Route
+from featurestore.registry.views import AnyView, RegisteredBatchView, RegisteredView, Route
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Registry:
         with self._database.transaction() as connection:
             return make_plan(self._read(connection), resolved)
 
-    def apply(self, plan: Plan, *, revision: str | None = None, promote: bool = False) -> None:
+    def apply(self, plan: Plan, *, revision: str | None = None, promote: bool | Kind = False) -> None:
         """Write a plan, all or nothing.
 
-        revision: the git revision of the definitions. promote: new versions are served at once; else the version that
-        is served stays so until `versions.promote`.
+        revision: the git revision of the definitions. promote: new versions, or those of views of this kind alone, are
+        served at once; else the version that is served stays so until `versions.promote`.
         Raises RegistryError when the registry changed since the plan was made, unless to what the plan wants: the
         same definitions may be applied from two places at once.
         """
@@ -98,31 +98,19 @@ class Registry:
 
     def views(self) -> list[RegisteredView]:
         """The served version of each stream view, by name."""
-        with self._database.transaction() as connection:
-            rows = [row for row in live_rows(connection, "view") if row.version == row.served]
-        return [self._view(row) for row in rows]
+        return [self._view(row) for row in self._live("view") if row.version == row.served]
 
     def live_views(self) -> list[RegisteredView]:
         """All versions of stream views that are computed, by name and version."""
-        with self._database.transaction() as connection:
-            rows = live_rows(connection, "view")
-        return [self._view(row) for row in rows]
+        return [self._view(row) for row in self._live("view")]
 
     def batch_views(self) -> list[RegisteredBatchView]:
         """The served version of each batch view, by name."""
-        with self._database.transaction() as connection:
-            rows = [row for row in live_rows(connection, "batch_view") if row.version == row.served]
-        return [
-            RegisteredBatchView(
-                row.id,
-                row.version,
-                self._decoded(row.spec, BatchViewSpec),
-                row.created_at,
-                row.created_by,
-                row.git_revision,
-            )
-            for row in rows
-        ]
+        return [self._batch_view(row) for row in self._live("batch_view") if row.version == row.served]
+
+    def live_batch_views(self) -> list[RegisteredBatchView]:
+        """All versions of batch views that are materialized, by name and version."""
+        return [self._batch_view(row) for row in self._live("batch_view")]
 
     def feature_services(self) -> dict[str, RegisteredFeatureService]:
         """All deployed feature services, by name."""
@@ -149,30 +137,35 @@ class Registry:
     def view(self, reference: str) -> RegisteredView:
         """A deployed stream view: "name" the version that is served, "name@2" that one, while it is computed.
 
-        Raises UnknownViewError, naming the nearest.
+        Raises UnknownViewError, naming the nearest; also for a batch view.
         """
+        view = self.any_view(reference)
+        if isinstance(view, RegisteredBatchView):
+            raise UnknownViewError(
+                f"'{view.name}' is a batch view, no stream view",
+                hint=f"it is kept by featurestore materialize {view.name}",
+            )
+        return view
+
+    def any_view(self, reference: str) -> AnyView:
+        """A deployed view, stream or batch, as `view` finds it. Raises UnknownViewError, naming the nearest."""
         name, version = split_reference(reference)
-        live = [view for view in self.live_views() if view.name == name]
-        if live and version is not None:
-            for view in live:
-                if view.version == version:
-                    return view
+        with self._database.transaction() as connection:
+            rows = {kind: live_rows(connection, kind) for kind in VIEW_KINDS}
+        mine = [(kind, row) for kind in VIEW_KINDS for row in rows[kind] if row.name == name]
+        for kind, row in mine:
+            if row.version == (row.served if version is None else version):
+                return self._view(row) if kind == "view" else self._batch_view(row)
+        if mine:
             raise UnknownViewError(
                 f"version {version} of view '{name}' is not computed",
-                hint=f"computed are {', '.join(view.reference for view in live)}",
+                hint=f"computed are {', '.join(f'{name}@{row.version}' for _, row in mine)}",
             )
-        views = {view.name: view for view in self.views()}
-        if name not in views:
-            if any(name == other.spec.name for other in self.batch_views()):
-                raise UnknownViewError(
-                    f"'{name}' is a batch view, no stream view", hint=f"it is kept by featurestore materialize {name}"
-                )
-            near = get_close_matches(name, views, n=3)
-            raise UnknownViewError(
-                f"there is no view '{name}'",
-                hint=f"did you mean {', '.join(near)}?" if near else "see featurestore status",
-            )
-        return views[name]
+        near = get_close_matches(name, {row.name for found in rows.values() for row in found}, n=3)
+        raise UnknownViewError(
+            f"there is no view '{name}'",
+            hint=f"did you mean {', '.join(near)}?" if near else "see featurestore status",
+        )
 
     def routes(self) -> dict[str, Route]:
         """Of each view, which version readers get."""
@@ -251,7 +244,14 @@ class Registry:
         return stored
 
     def _write(
-        self, connection: Connection, change: Change, plan: Plan, stored: Stored, revision: str | None, *, promote: bool
+        self,
+        connection: Connection,
+        change: Change,
+        plan: Plan,
+        stored: Stored,
+        revision: str | None,
+        *,
+        promote: bool | Kind,
     ) -> None:
         key = (change.kind, change.name)
         text, row = encoded(plan.specs[key]), stored.get(key)
@@ -271,8 +271,7 @@ class Registry:
             view_id = row.id
             connection.execute(update(DEFINITIONS).where(DEFINITIONS.c.id == row.id).values(**values))
         if change.kind in VIEW_KINDS:
-            # A batch view is computed as a whole and at once: its new version is served from its first materialization.
-            add_version(connection, view_id, values, promote=promote or change.kind == "batch_view")
+            add_version(connection, view_id, values, promote=promote in (True, change.kind))
             view = connection.execute(select(DEFINITIONS).where(DEFINITIONS.c.id == view_id)).one()
             retire_superseded(connection, view, values["version"], self._database.place)
         record(
@@ -290,6 +289,15 @@ class Registry:
         return RegisteredView(
             row.id, row.version, spec, row.created_at, row.created_by, row.start or spec.start, row.git_revision
         )
+
+    def _batch_view(self, row: Any) -> RegisteredBatchView:
+        spec = self._decoded(row.spec, BatchViewSpec)
+        return RegisteredBatchView(row.id, row.version, spec, row.created_at, row.created_by, row.git_revision)
+
+    def _live(self, kind: Kind) -> Sequence[Any]:
+        """Rows of the versions of views of a kind that are computed."""
+        with self._database.transaction() as connection:
+            return live_rows(connection, kind)
 
     def _decoded(self, text: str, kind: type[Any]) -> Any:
         return decoded(text, kind, self._database.place)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from featurestore.compile.batch import batch_store
 from featurestore.definitions.resolve import fingerprint
 from featurestore.definitions.specs import BatchViewSpec, ViewSpec
 
@@ -45,6 +46,11 @@ class RegisteredView:
         """ "view@version"."""
         return f"{self.spec.name}@{self.version}"
 
+    @property
+    def store(self) -> str:
+        """The online store that holds its rows: its source's."""
+        return self.spec.source
+
 
 @dataclass(frozen=True)
 class RegisteredBatchView:
@@ -58,9 +64,27 @@ class RegisteredBatchView:
     git_revision: str | None = None
 
     @property
+    def name(self) -> str:
+        """Of the view."""
+        return self.spec.name
+
+    @property
     def fingerprint(self) -> str:
         """As of a RegisteredView."""
         return fingerprint(self.spec)
+
+    @property
+    def reference(self) -> str:
+        """ "view@version"."""
+        return f"{self.spec.name}@{self.version}"
+
+    @property
+    def store(self) -> str:
+        """The online store that holds its rows: one of its own, shared by its versions."""
+        return batch_store(self.spec.name)
+
+
+AnyView = RegisteredView | RegisteredBatchView
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from featurestore.compile.batch import BATCH_STORES
 from featurestore.errors import ServerUnavailableError, StoreError
 from featurestore.online.batch_reader import BatchReader
 from featurestore.online.layout import is_batch_store
@@ -49,7 +50,7 @@ class SourceReaders:
         """The source's reader. Raises ServerUnavailableError while the source has no store."""
         reader = self._readers.get(source)
         if reader is None and is_batch_store(source):
-            view = source.rsplit("/", 1)[-1]
+            view = source.removeprefix(BATCH_STORES)
             raise ServerUnavailableError(
                 f"batch view '{view}' has no online store yet", hint=f"featurestore materialize {view}"
             )

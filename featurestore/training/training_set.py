@@ -20,7 +20,7 @@ from featurestore.durations import format_instant, parse_instant_us
 from featurestore.errors import MalformedRequestError, UnknownFeatureError, UnknownViewError
 from featurestore.offline.batch_rows import batch_files
 from featurestore.offline.coverage import archive_gaps, complete_from_us, reaches
-from featurestore.registry import RegisteredBatchView, RegisteredView, Registry, registry_file
+from featurestore.registry import AnyView, RegisteredBatchView, RegisteredView, Registry, registry_file
 from featurestore.registry.services import check_pin, find_service
 from featurestore.training.archive import ArchiveMark
 from featurestore.training.history import JoinOptions, JoinProgress, Knowledge, WantedView, point_in_time_join
@@ -104,12 +104,8 @@ def make_training_set(
         if again is None and request.feature_service is not None:
             service = _service(registry, request)
             request = replace(request, features=service.references)
-        batch_views = {view.spec.name: view for view in registry.batch_views()}
-        kept = again.views if again is not None else service.views if service is not None else ()
-        pins = {view.name: view.version for view in kept}
-        asked = [
-            batch_views.get(name) or _version(registry, name, pins.get(name)) for name in view_names(request.features)
-        ]
+        pins = _pins(again, service)
+        asked = [_version(registry, name, pins.get(name)) for name in view_names(request.features)]
         views = [view for view in asked if isinstance(view, RegisteredView)]
         batch = [view for view in asked if isinstance(view, RegisteredBatchView)]
         sources = {view.spec.source: registry.source(view.spec.source) for view in views}
@@ -198,12 +194,18 @@ class _BatchJoin:
         again: Manifest | None,
     ) -> None:
         self._root = root
-        self._view = CompiledBatchView(view.view_id, view.version, view.spec)
         self._knowledge = knowledge
         self._known_by_us = known_by_us
-        marks = {} if again is None else {mark.name: mark for mark in again.batch_views}
-        files = batch_files(root, self._view) if again is None else marks[view.spec.name].files
-        self.mark = BatchViewMark(view.spec.name, view.version, view.fingerprint, tuple(files), view.spec)
+        if again is None:
+            self._view = CompiledBatchView(view.view_id, view.version, view.spec)
+            files = tuple(batch_files(root, self._view))
+        else:
+            # The files are those of the version that the set was made of; another one may compute the same by now.
+            (made_of,) = (mark for mark in again.batch_views if mark.name == view.name)
+            self._view = CompiledBatchView(view.view_id, made_of.version, view.spec)
+            files = made_of.files
+            _check_files(root, self._view, files)
+        self.mark = BatchViewMark(view.name, self._view.version, view.fingerprint, files, view.spec)
 
     def features(self, spine: Spine, names: Mapping[str, str]) -> pl.DataFrame:
         """The wanted ones under the names that they get, shape (n, …)."""
@@ -218,6 +220,16 @@ class _BatchJoin:
             known_by_us=self._known_by_us,
             files=self.mark.files,
         ).rename(wanted)
+
+
+def _check_files(root: Path, view: CompiledBatchView, files: Sequence[str]) -> None:
+    """Raise MalformedRequestError when a view's version has lost files that a training set was made of."""
+    lost = sorted(set(files) - set(batch_files(root, view)))
+    if lost:
+        raise MalformedRequestError(
+            f"{len(lost)} files of {view.name}@{view.version} are gone that the training set was made of, as {lost[0]}",
+            hint="the version was purged: restore its folder from a backup",
+        )
 
 
 def _request_of(manifest: Manifest, spine: Any) -> TrainingSetRequest:
@@ -241,17 +253,25 @@ def _service(registry: Registry, request: TrainingSetRequest) -> FeatureServiceS
     )
 
 
-def _version(registry: Registry, name: str, pinned: int | None) -> RegisteredView:
+def _pins(again: Manifest | None, service: FeatureServiceSpec | None) -> dict[str, int]:
+    """By view, the version that a manifest or a service has of it."""
+    if again is not None:
+        marks: tuple[ViewMark | BatchViewMark, ...] = (*again.views, *again.batch_views)
+        return {mark.name: mark.version for mark in marks}
+    return {} if service is None else {pin.name: pin.version for pin in service.views}
+
+
+def _version(registry: Registry, name: str, pinned: int | None) -> AnyView:
     """A view as it is asked for: "view", "view@2"; of a service or manifest its version while that is computed."""
     if pinned is not None:
         try:
-            return registry.view(f"{name}@{pinned}")
+            return registry.any_view(f"{name}@{pinned}")
         except UnknownViewError:
             pass  # a later version may compute the same; the caller sees to that
-    return registry.view(name)
+    return registry.any_view(name)
 
 
-def _column_names(views: Sequence[RegisteredView | RegisteredBatchView], request: TrainingSetRequest) -> dict[str, str]:
+def _column_names(views: Sequence[AnyView], request: TrainingSetRequest) -> dict[str, str]:
     """By feature, in the order asked for, the name of its column."""
     by_name = {view.spec.name: view for view in views}
     names: dict[str, str] = {}

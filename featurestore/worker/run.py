@@ -157,9 +157,9 @@ def registered_views(
 ) -> list[RegisteredSource]:
     """The deployed views of these definitions, by source.
 
-    All versions that are computed, of each view. apply: write what has changed first, served at once;
-    without it changed definitions raise PlanRequiredError, which shows the plan, and with it what
-    would break something in use raises BreakingChangeError.
+    All versions that are computed, of each view. apply: write what has changed first, served at once but for batch
+    views, which a run does not fill; without it changed definitions raise PlanRequiredError, which shows the plan, and
+    with it what would break something in use raises BreakingChangeError.
     """
     reviewed = review(registry, registry.plan(resolved), in_use_days)
     if reviewed.plan.has_changes:
@@ -169,7 +169,7 @@ def registered_views(
                 hint="review it, then run `featurestore apply`, or this command with --apply",
             )
         reviewed.refuse_breaking()
-        registry.apply(reviewed.plan, revision=revision, promote=True)
+        registry.apply(reviewed.plan, revision=revision, promote="view")
     views = [view for view in registry.live_views() if view.name in resolved.views]
     return [
         RegisteredSource(registry.source(name), tuple(view for view in views if view.spec.source == name))

@@ -328,16 +328,6 @@ def test_two_runs_of_one_view_exclude_each_other(project: Project):
     project.materialize(view, 5)
 
 
-def test_a_new_version_begins_anew_and_the_old_rows_go(project: Project):
-    write(project, "1", Row("a", 1, 10, 1))
-    project.materialize(compiled(), 5)
-    newer = compiled(version=2)
-    assert project.materialize(newer, 6)[0].from_time is None
-    assert project.read(newer, ["a"], 7).columns["credit"].values == [10]
-    assert project.read(compiled(), ["a"], 7).columns["credit"].statuses == ["NOT_FOUND"]
-    assert set(project.files(compiled()))  # the Parquet of the old version stays
-
-
 def test_values_keep_their_types_through_both_stores(project: Project):
     view = compiled(rate=pl.Float64, tier=pl.String, blocked=pl.Boolean)
     frame = pl.DataFrame(

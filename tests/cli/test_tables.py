@@ -71,7 +71,7 @@ def test_status_breaks_no_word_and_fits_the_terminal(project: Path) -> None:
     for view in report["views"]:
         for told in (view["name"], view["watermark"], view["newest_event"], f"{view['applied']:,}"):
             assert told in words
-    for told in (source["generation"], f"{source['accepted']:,}", "partitions", "generation", "revisions", "snapshots"):
+    for told in (source["generation"], f"{source['accepted']:,}", "partitions", "generation", "revisions", "offline"):
         assert told in words
 
 

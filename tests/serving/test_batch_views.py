@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import polars as pl
 import pytest
 
@@ -19,7 +20,7 @@ from featurestore.definitions.resolve import ResolvedDefinitions
 from featurestore.definitions.resolve_batch import resolve_batch_view
 from featurestore.errors import UnknownFeatureError
 from featurestore.registry import Registry
-from featurestore.serving import FeatureService
+from featurestore.serving import FeatureService, OnlineRequest
 from tests.factories import MINUTE
 from tests.serving.support import NOON, SECOND, event, eventually, register, served, write_store
 
@@ -50,7 +51,7 @@ def data_dir(tmp_path: Path) -> Path:
     return data
 
 
-def materialize(data_dir: Path, name: str, rows: Sequence[Row], *, now_us: int = NOON) -> None:
+def materialize(data_dir: Path, name: str, rows: Sequence[Row], *, now_us: int = NOON, version: int = 1) -> None:
     """Add a file of rows (card, credit, tier, number, event time in µs) and materialize."""
     folder = data_dir.parent / "limits"
     folder.mkdir(exist_ok=True)
@@ -58,7 +59,7 @@ def materialize(data_dir: Path, name: str, rows: Sequence[Row], *, now_us: int =
     frame = pl.DataFrame(rows, columns, orient="row").with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
     frame.write_parquet(folder / f"{name}.parquet")
     registry = Registry.open(data_dir / "registry" / "registry.db")
-    view = registry.batch_views()[0]
+    (view,) = (one for one in registry.live_batch_views() if one.version == version)
     registry.close()
     runs = Materializer(data_dir, data_dir.parent, now_us=lambda: now_us)
     runs.run(CompiledBatchView(view.view_id, view.version, view.spec))
@@ -145,6 +146,40 @@ def test_the_client_reads_them_and_a_wrong_name_is_told(data_dir: Path):
             client.get_online_features(features=["card_limits:credits"], entities={"card_id": ["c1"]})
         metrics = httpx.get(f"{url}/metrics").text
     assert 'view="card_limits"' in metrics
+
+
+def test_versions_by_name_by_canary_and_by_promotion(tmp_path: Path):
+    data = tmp_path / "data"
+    registry = Registry.open(data / "registry" / "registry.db")
+    for spec in (LIMITS, msgspec.structs.replace(LIMITS, ttl_us=0)):
+        registry.apply(registry.plan(ResolvedDefinitions({}, {}, {spec.name: spec})))
+    cards = [f"c{number}" for number in range(50)]
+    materialize(data, "1", [(card, 1.0, "a", 1, NOON - 25 * HOUR) for card in cards])
+    service = FeatureService(data, now_us=lambda: NOON)
+
+    def number(view: str, card: str = "c1") -> object:
+        service.refresh(check=True)
+        features = [f"{view}:number"]
+        answer = service.answer(
+            OnlineRequest(entities={"card_id": [card]}, features=features, include_feature_view_version_metadata=True)
+        )
+        assert answer.metadata.feature_view_metadata is not None
+        return answer.results[1].statuses[0], answer.metadata.feature_view_metadata[0].version
+
+    # The second version keeps a row for good; it is there for those who name it before any run has filled it.
+    assert (number("card_limits"), number("card_limits@2")) == (("OUTSIDE_MAX_AGE", 1), ("NOT_FOUND", 2))
+    materialize(data, "1", [(card, 1.0, "a", 1, NOON - 25 * HOUR) for card in cards], version=2)
+    assert (number("card_limits"), number("card_limits@2")) == (("OUTSIDE_MAX_AGE", 1), ("PRESENT", 2))
+    registry.versions.set_canary("card_limits", 2, 0.5)
+    drawn = {card: number("card_limits", card) for card in cards}
+    assert set(drawn.values()) == {("OUTSIDE_MAX_AGE", 1), ("PRESENT", 2)}
+    assert drawn == {card: number("card_limits", card) for card in cards}
+    registry.versions.promote("card_limits", 2)
+    assert (number("card_limits"), number("card_limits@1")) == (("PRESENT", 2), ("OUTSIDE_MAX_AGE", 1))
+    registry.versions.rollback("card_limits")
+    assert number("card_limits") == ("OUTSIDE_MAX_AGE", 1)
+    service.close()
+    registry.close()
 
 
 def test_batch_views_alone_make_a_server_ready(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,9 +17,9 @@ from featurestore.batch.materialize import Materializer
 from featurestore.compile.batch import CompiledBatchView
 from featurestore.definitions.resolve import ResolvedDefinitions, resolve_service
 from featurestore.definitions.resolve_batch import resolve_batch_view
-from featurestore.errors import MalformedRequestError, PinnedVersionError, UnknownFeatureServiceError
+from featurestore.errors import MalformedRequestError, UnknownFeatureServiceError, UnknownViewError
 from featurestore.registry import Registry
-from featurestore.training.manifest import read_manifest
+from featurestore.training.manifest import Manifest, read_manifest
 from featurestore.training.training_set import TrainingSetRequest, make_training_set
 from tests.cli.support import command
 
@@ -49,11 +50,15 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
     spine.write_parquet(tmp_path / "spine.parquet")
     registry = Registry.open(tmp_path / "data" / "registry" / "registry.db")
     apply(registry, VIEW, SERVICE)
-    (view,) = registry.batch_views()
-    runs = Materializer(tmp_path / "data", tmp_path, now_us=lambda: int(NOON.timestamp() * 1_000_000))
-    runs.run(CompiledBatchView(view.view_id, view.version, view.spec))
+    materialize(registry, tmp_path, 1)
     yield registry
     registry.close()
+
+
+def materialize(registry: Registry, folder: Path, version: int) -> None:
+    (view,) = (one for one in registry.live_batch_views() if one.version == version)
+    runs = Materializer(folder / "data", folder, now_us=lambda: int(NOON.timestamp() * 1_000_000))
+    runs.run(CompiledBatchView(view.view_id, view.version, view.spec))
 
 
 @pytest.mark.usefixtures("registry")
@@ -91,10 +96,36 @@ def test_a_service_that_can_not_be_read_is_refused(registry: Registry, tmp_path:
         store.get_historical_features(spine, FeatureService("fraud_v3", features=[VIEW]))
     with pytest.raises(MalformedRequestError, match="both features and a feature service"):
         make_training_set(tmp_path / "data", TrainingSetRequest(spine, tuple(FEATURES), feature_service="fraud_v3"))
-    other = BatchFeatureView(VIEW.name, VIEW.source, VIEW.entities, VIEW.features, ttl="1h")
-    apply(registry, other)
-    with pytest.raises(PinnedVersionError, match="reads version 1 of view 'limits', deployed is version 2"):
-        store.get_historical_features(spine, "fraud_v3")
+
+
+def test_versions_of_a_batch_view_are_read_by_name_by_pin_and_by_manifest(registry: Registry, tmp_path: Path) -> None:
+    data, spine = tmp_path / "data", pl.read_parquet(tmp_path / "spine.parquet")
+    first = make_training_set(data, TrainingSetRequest(spine, tuple(FEATURES)))
+    rows = {"card_id": ["a"], "credit": [99], "tier": ["z"], "at": [NOON - timedelta(hours=1)]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "other.parquet")
+    apply(
+        registry,
+        BatchFeatureView(VIEW.name, FileSource("other.parquet", event_time="at"), VIEW.entities, VIEW.features),
+    )
+    materialize(registry, tmp_path, 2)
+
+    def credit(request: TrainingSetRequest, again: Manifest | None = None) -> tuple[list[int | None], int]:
+        made = make_training_set(data, request, again=again)
+        return made.frame["credit"].to_list(), made.manifest.batch_views[0].version
+
+    old, new = ([20, None, 10], 1), ([None, None, 99], 2)
+    assert credit(TrainingSetRequest(spine, ("limits:credit",))) == old
+    assert credit(TrainingSetRequest(spine, ("limits@2:credit",))) == new
+    registry.versions.promote("limits", 2)
+    assert credit(TrainingSetRequest(spine, ("limits:credit",))) == new
+    assert credit(TrainingSetRequest(spine, ("limits@1:credit",))) == old
+    assert credit(TrainingSetRequest(spine, (), feature_service="fraud_v3")) == old  # it goes on with what it pins
+    assert credit(TrainingSetRequest(spine, ()), first.manifest) == old
+    with pytest.raises(UnknownViewError, match="version 3 of view 'limits' is not computed"):
+        credit(TrainingSetRequest(spine, ("limits@3:credit",)))
+    shutil.rmtree(data / "offline" / "features" / "limits" / "v1")
+    with pytest.raises(MalformedRequestError, match="1 files of limits@1 are gone"):
+        credit(TrainingSetRequest(spine, ()), first.manifest)
 
 
 @pytest.mark.usefixtures("registry")
