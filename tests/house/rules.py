@@ -11,11 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "featurestore"
 
 # What each room may import of ours; BASE is free for every room below the base itself.
-BASE = frozenset({"errors", "durations", "batches", "config", "observability"})
+BASE = frozenset({"errors", "durations", "batches", "config", "namespaces", "observability"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "durations": frozenset({"errors"}),
     "batches": frozenset(),
+    "namespaces": frozenset(),
     "config": frozenset({"errors", "durations"}),
     "observability": frozenset({"errors", "batches"}),  # batches: the type of what a poll gave
     "definitions": BASE,
