@@ -1,4 +1,4 @@
-.PHONY: demo test check
+.PHONY: demo test check chaos
 
 # The whole road on generated events.
 demo:
@@ -11,3 +11,10 @@ test:
 # What CI runs.
 check:
 	bash .ci/run
+
+# Random faults under load on a real broker, then a comparison. `make chaos SEED=7 MINUTES=5`.
+SEED ?= 1
+MINUTES ?= 20
+chaos:
+	python3 dev.py setup
+	.venv/bin/python -m tests.faults.run_chaos --seed $(SEED) --minutes $(MINUTES)

@@ -23,6 +23,8 @@ from tests.oracle.wire import Column
 MODULE = "pipelines/transactions.py"
 LONG = os.environ.get("FEATURESTORE_TEST_FAULTS") == "long"
 EVENTS_PER_S = 1_000
+PATIENT = {"message.timeout.ms": "300000", "topic.metadata.refresh.interval.ms": "500"}
+"""Settings of a sender that outlives a broker's absence, and soon hears of new partitions."""
 COLUMNS = {
     **{name: Column("String") for name in ("transaction_id", "card_id", "merchant_id", "currency", "status")},
     "amount": Column("Float64"),
@@ -47,20 +49,19 @@ class Load(threading.Thread):
         super().__init__(daemon=True)
         self._servers = servers
         self._topic = topic
-        self._partitions = partitions
+        self.partitions = partitions
         self._again = again
         self._stream = iter(TransactionStream(Shape(events=1_000_000, cards=200, duration_s=400_000.0), seed=seed))
         self._stopped = threading.Event()
         self.sent = 0
 
     def run(self) -> None:
-        # A broker that is down, on a machine with other work, is away for long.
-        sender = MessageSender(self._servers, self._topic, {"message.timeout.ms": "300000"})
+        sender = MessageSender(self._servers, self._topic, PATIENT)
         last: list[tuple[int, bytes | None, bytes]] = []
         while not self._stopped.is_set():
             for _ in range(EVENTS_PER_S // 10):
                 key, value = next(self._stream)
-                last = [*last[-4:], (self.sent % self._partitions, key, value)]
+                last = [*last[-4:], (self.sent % self.partitions, key, value)]
                 self.sent += 1
                 repeated = last if self._again and self.sent % self._again == 0 else []
                 for partition, known_key, known_value in [last[-1], *repeated]:
