@@ -124,7 +124,7 @@ def test_definitions_that_differ_from_what_is_applied_are_refused(project: Path)
     done = command(project, "materialize", "features.py", "limits", "--apply", "--json")
     document = json.loads(done.stdout)
     assert [one["version"] for one in document["materialized"]] == [1, 2]
-    assert document["promoted"] == []  # nothing was applied by this call
+    assert document["promoted"] == ["limits@2"]  # applied, and never served
 
 
 def test_a_run_beside_another_one_is_told_its_pid(project: Path):
