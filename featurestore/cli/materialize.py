@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from featurestore.batch.materialize import Materialized
     from featurestore.config import Settings
     from featurestore.errors import FeatureStoreError
-    from featurestore.registry import RegisteredBatchView, Registry
+    from featurestore.registry import Plan, RegisteredBatchView, Registry
 
 TRY_AGAIN = 75
 """Exit code when everything that failed may work later: sysexits' EX_TEMPFAIL, which schedulers can tell from 1."""
@@ -85,8 +85,8 @@ def materialize(
         bool,
         typer.Option(
             "--apply",
-            help="Write the modules' definitions to the registry first; new versions of batch views are served as soon "
-            "as they are filled.",
+            help="Write the modules' definitions to the registry first; their versions of batch views that were never "
+            "served are, as soon as they are filled.",
         ),
     ] = False,
     data_dir: DataDir = None,
@@ -279,12 +279,32 @@ def _resolved(settings: "Settings", modules: list[str], *, apply: bool) -> tuple
         reviewed.refuse_breaking()
         revision = git_revision(Path.cwd(), [source.schema for source in resolved.sources.values()])
         registry.apply(reviewed.plan, revision=revision)
-        routes = registry.routes()
+        promoted = to_promote(registry, reviewed.plan, resolved.batch_views) if apply else frozenset()
     finally:
         registry.close()
-    changed = [one for one in reviewed.plan.changed if one.kind == "batch_view"]
-    fresh = (f"{one.name}@{one.new_version}" for one in changed if routes[one.name].served != one.new_version)
-    return set(resolved.batch_views), frozenset(fresh)
+    return set(resolved.batch_views), promoted
+
+
+def to_promote(registry: "Registry", plan: "Plan", names: Iterable[str]) -> frozenset[str]:
+    """Of a plan that was applied, the versions of batch views, as "view@2", that are to be served once they are filled.
+
+    One that no run filled at the first try is served after a later one. One that was promoted and taken back stays so,
+    and no canary is cut short, unless the definition has become another one.
+    """
+    from featurestore.registry.history import history
+
+    routes = registry.routes()
+    changed = {one.name: one.new_version for one in plan.changed if one.kind == "batch_view"}
+    found = set()
+    for name in names:
+        before = plan.before.get(("batch_view", name))
+        version = None if before is None else changed.get(name, before[0])
+        if before is None or version is None or version == routes[name].served:
+            continue
+        promotions = {entry.version for entry in history(registry.database, name) if entry.action == "promote"}
+        if version != before[0] or (routes[name].role(version) == "shadow" and version not in promotions):
+            found.add(f"{name}@{version}")
+    return frozenset(found)
 
 
 def _is_module(target: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.cli.batch_status import check_filled
+from featurestore.cli.materialize import to_promote
 from featurestore.cli.offline_datasets import Chosen
 from featurestore.cli.side_messages import Deployed
 from featurestore.cli.version_comparison import VersionComparison, compare_versions
@@ -170,6 +171,28 @@ def test_readers_are_moved_only_to_a_version_that_is_filled(project: Project, re
     assert warning.startswith("limits@2 is materialized until 2026-11-23T04:00:00Z, limits@1 until 2026-11-23T05")
     project.materialize(views[1], 5)
     assert check(2) is check(1) is check(9) is None
+
+
+def test_a_version_is_to_be_promoted_until_somebody_decided_about_it(project: Project, registry: Registry) -> None:
+    third = compiled(FileSource("third/*.parquet", event_time="at")).spec
+
+    def asked(spec: BatchViewSpec) -> frozenset[str]:
+        plan = registry.plan(ResolvedDefinitions({}, {}, {"limits": spec}))
+        registry.apply(plan)
+        return to_promote(registry, plan, ["limits"])
+
+    assert asked(OLD.spec) == frozenset()  # the first is served
+    assert asked(NEW.spec) == {"limits@2"}
+    assert asked(NEW.spec) == {"limits@2"}  # again, for the first call may have filled nothing
+    registry.versions.set_canary("limits", 2, 0.5)
+    assert asked(NEW.spec) == frozenset()
+    registry.versions.promote("limits", 2)
+    assert asked(third) == {"limits@3"}
+    for version in (3, 1, 2):
+        registry.versions.promote("limits", version)
+    assert registry.routes()["limits"].role(3) == "shadow"
+    assert asked(third) == frozenset()
+    assert asked(OLD.spec) == {"limits@1"}  # what is computed still, by a definition that is applied anew
 
 
 def test_a_plan_tells_what_a_second_version_takes(project: Project, registry: Registry) -> None:

@@ -122,7 +122,9 @@ def test_definitions_that_differ_from_what_is_applied_are_refused(project: Path)
     assert "--allow-breaking" in done.stderr
     assert command(project, "apply", "features.py", "--allow-breaking").returncode == 0
     done = command(project, "materialize", "features.py", "limits", "--apply", "--json")
-    assert [one["version"] for one in json.loads(done.stdout)["materialized"]] == [1, 2]
+    document = json.loads(done.stdout)
+    assert [one["version"] for one in document["materialized"]] == [1, 2]
+    assert document["promoted"] == ["limits@2"]  # applied, and never served
 
 
 def test_a_run_beside_another_one_is_told_its_pid(project: Path):
