@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from featurestore.cli.status_report import compile_registered
+from featurestore.cli.verify_files import check_files
 from featurestore.cli.verify_view import Verified, ViewVerifier
 from featurestore.compile.bind import bind_view
 from featurestore.config import Settings
@@ -22,7 +23,7 @@ def verify_views(
 ) -> list[Verified]:
     """Compare the named views, or all; views that have never run are left out.
 
-    Raises UnknownViewError, and what `ViewVerifier.verify` raises.
+    Raises UnknownViewError, StoreFormatError naming what is damaged, and what `ViewVerifier.verify` raises.
     """
     data_dir = settings.store.data_dir
     registry = Registry.open(settings.registry_place, create=False)
@@ -31,6 +32,7 @@ def verify_views(
         sources = {view.spec.source: registry.source(view.spec.source) for view in registered}
     finally:
         registry.close()
+    check_files(data_dir, registered, whole=sample is None)
     return [
         verify_version(data_dir, view, sources[view.spec.source], sample, on_progress)
         for view in registered

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import StoreFormatError
+from featurestore.offline import layout
 
 FOOTER_KEY = b"featurestore"
 """Key of our entry in a file's key-value metadata."""
@@ -85,6 +86,18 @@ def read_frame(path: Path) -> pl.DataFrame:
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path) from error
     return cast(pl.DataFrame, pl.from_arrow(table))
+
+
+def check_pages(path: Path) -> None:
+    """Read all of a file and hold it against its checksums. Raises as `read_frame`."""
+    try:
+        with path.open("rb") as file:
+            for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches(use_threads=False):
+                pass
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path) from error
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:
@@ -191,7 +204,12 @@ def _damaged(path: Path) -> StoreFormatError:
 
 
 def _way_out(path: Path) -> str:
+    is_snapshot = len(path.parents) > 3 and path.parents[3].name == layout.FEATURES
+    if is_snapshot and path.parent.name != layout.BATCH:
+        return "make the snapshots again from the archive: featurestore rebuild SOURCE --snapshots"
+    if is_snapshot:
+        return "put a backup's copy of the file in its place"
     return (
-        "put a backup's copy in its place, or move it away with the files of that name in late/ and dead_letter/: "
-        "if it is the newest of its partition, the next run reads its offsets from the topic again"
+        "put a backup's copy of the file in its place, or move it away with the files of that name in late/ and "
+        "dead_letter/: if it is the newest of its partition, the next run reads its offsets from the topic again"
     )

@@ -3,7 +3,7 @@
     online/<source>/synced/process-<n>.json
 
 RocksDB takes a manifest or a log that ends early for one that a kill has cut off, and goes on from an earlier moment.
-So it should, as far as nobody has relied on what is missing; on what was synced before snapshots were written they rely.
+So it should, as far as nobody has relied on what is missing; what was synced before snapshots were written they need.
 """
 
 from __future__ import annotations

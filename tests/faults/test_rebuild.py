@@ -165,6 +165,7 @@ def test_without_an_archive_the_store_is_empty_and_no_snapshot_is_lost(copy: Pro
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
+@pytest.mark.skipif(not LONG, reason="with FEATURESTORE_TEST_FAULTS=long; test_damage.py rebuilds after a kill too")
 @pytest.mark.parametrize("any_topic", ["embedded"], indirect=True)
 def test_after_a_kill_and_the_loss_of_the_store_the_topic_goes_on_at_exact_offsets(any_topic: TopicAt, tmp_path: Path):
     project = Project.create(
