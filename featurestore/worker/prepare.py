@@ -27,6 +27,7 @@ from featurestore.online.rocks import RocksMemory
 from featurestore.online.shard_store import RocksShardStore
 from featurestore.online.source_store import SourceLock, lock_source, open_source_store
 from featurestore.online.steps import whole_step
+from featurestore.online.stored_views import check_views, note_views
 from featurestore.online.synced import check_sizes
 from featurestore.registry import RegisteredView
 from featurestore.shard.protocol import Commit, Fence, ViewState, fence_key
@@ -88,6 +89,8 @@ def plan_source(
     info = open_source_store(data_dir, source.name, settings.store.shards)
     check_sizes(data_dir, source.name)
     compiled = registered.compile()
+    check_views(data_dir, source.name, compiled)
+    note_views(data_dir, source.name, compiled)
     initial = {view.reference: _first_fences(view, topic) for view in registered.views}
     with whole_step(data_dir):
         covered = recover_outbox(data_dir, source.name)

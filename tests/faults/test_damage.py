@@ -1,8 +1,12 @@
-"""Truncated and flipped files: noticed, named with their path, and mended by the command that the message names."""
+"""Truncated and flipped files: noticed, named with their path, and mended by the command that the message names.
+
+And what is no damage but would do some: a second worker, a store of another format, rows of another definition.
+"""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,8 +18,8 @@ from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.offline.atomic import sealed
 from featurestore.sources.embedded import EmbeddedBroker
 from tests.conftest import TopicAt
-from tests.faults.support import LONG, MODULE, wait_for
-from tests.integration.project import Project, Stores, assert_same_stores, read_stores
+from tests.faults.support import LONG, MODULE, change_pipeline, wait_for
+from tests.integration.project import Project, Stores, assert_same_stores, log_events, read_stores
 from tests.integration.road import send_to
 
 TOPIC = "payments"
@@ -186,3 +190,70 @@ def test_a_damaged_archive_file_is_named_and_comes_back_from_a_backup_or_the_top
     goes_on(copy, killed)
     verified = copy.call("offline", "verify")
     assert verified.returncode == 0, verified.stdout
+
+
+def content(data_dir: Path) -> dict[str, bytes]:
+    """The files that say what a store holds: neither locks nor RocksDB's own log of its doings."""
+    files = (path for path in (data_dir / STORE).rglob("*") if path.is_file() and not path.name.startswith("LO"))
+    return {str(path): path.read_bytes() for path in files}
+
+
+def test_a_second_worker_is_refused_and_the_first_goes_on(copy: Project, killed: Killed, tmp_path: Path):
+    log = tmp_path / "first.log"
+    first = copy.start("run", MODULE, log=log)
+    try:
+        wait_for(lambda: log_events(log, "worker_started"), 60, log)
+        second = copy.call("run", MODULE, "--until-end")
+        assert second.returncode == 1
+        assert f"source 'transactions' is being run by process {first.pid} already" in second.stderr
+        assert "Hint: one run at a time" in second.stderr
+        for arguments in (("rebuild", "transactions"), ("restore", str(killed.backup))):
+            other = copy.call(*arguments, "--yes")
+            assert other.returncode == 1
+            assert f"is being run by process {first.pid} already" in other.stderr
+    finally:
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(30) == 0, log.read_text()
+    goes_on(copy, killed)
+
+
+def test_a_store_of_another_format_is_refused_and_left_as_it_is(copy: Project, killed: Killed):
+    path = copy.data_dir / STORE / "store.json"
+    ours = path.read_text()
+    path.write_text(ours.replace('"format_version": 1', '"format_version": 2'))
+    before = content(copy.data_dir)
+    for arguments in (("run", MODULE, "--until-end"), ("get", "card_activity:count_1h", "-e", "card_id=c")):
+        refused(copy.call(*arguments), path, hint="use the featurestore version that wrote it")
+    assert content(copy.data_dir) == before
+    path.write_text(ours)
+    goes_on(copy, killed)
+
+
+def test_rows_of_another_definition_are_refused_and_left_as_they_are(copy: Project, killed: Killed):
+    # As when a registry was lost, and definitions that had been changed since are applied to a new one.
+    copy.run_until_end()
+    module, registry, kept = copy.folder / MODULE, copy.data_dir / "registry", copy.data_dir / "kept"
+    whole = module.read_text()
+    registry.rename(kept)
+    change_pipeline(copy, 'agg.mean("amount_eur", over=["1h", "24h"]),', 'agg.max("amount_eur", over=["1h", "24h"]),')
+    before = content(copy.data_dir)
+    for arguments in (("--apply", "--until-end"), ("--until-end",)):
+        done = copy.call("run", MODULE, *arguments)
+        refused(done, copy.data_dir / STORE / "views.json", hint="featurestore rebuild transactions --snapshots")
+        assert "another definition of 'card_activity'" in done.stderr
+    assert content(copy.data_dir) == before
+    # With the registry that it was made with it goes on.
+    made_anew = registry.rename(copy.data_dir / "made-anew")
+    kept.rename(registry)
+    changed = module.read_text()
+    module.write_text(whole)
+    goes_on(copy, killed)
+    # By the changed definitions it is made again.
+    registry.rename(kept)
+    made_anew.rename(registry)
+    module.write_text(changed)
+    done = copy.call("rebuild", "transactions", "--snapshots", "--yes", "--grace", "0s")
+    assert done.returncode == 0, done.stderr
+    assert "equal: " in done.stdout
+    done = copy.call("run", MODULE, "--until-end")
+    assert done.returncode == 0, done.stderr

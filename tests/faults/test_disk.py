@@ -121,9 +121,7 @@ def read_rows(dataset: Path) -> int:
     return pl.read_parquet(dataset / "*.parquet").height
 
 
-def test_a_read_only_store_is_told_and_left_as_it_was(
-    project: Project, undisturbed: tuple[Path, Stores], disk: Disk
-):
+def test_a_read_only_store_is_told_and_left_as_it_was(project: Project, undisturbed: tuple[Path, Stores], disk: Disk):
     disk.mount("100m")
     project.run_until_end()
     disk.change("ro")

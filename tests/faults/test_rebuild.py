@@ -12,12 +12,18 @@ import pytest
 from featurestore.config import Settings
 from featurestore.errors import RegistryError, StoreError, StoreFormatError, StoreLockedError
 from featurestore.examples.transactions import Shape, TransactionStream
+from featurestore.offline.snapshots import SnapshotWriter
 from featurestore.online.source_store import lock_source
+from featurestore.online.steps import between_steps
 from featurestore.recovery.rebuild import RebuildOptions, RebuiltSource, rebuild
 from featurestore.registry import Registry
 from featurestore.sources.embedded import EmbeddedBroker
+from featurestore.sources.topics import TopicInfo
 from featurestore.testing.crash import SimulatedCrash
+from featurestore.worker import archive_run, prepare
 from featurestore.worker.archive_run import ArchiveRunOptions
+from featurestore.worker.host import SourceHost
+from featurestore.worker.prepare import RegisteredSource
 from tests.conftest import TopicAt
 from tests.faults.support import LONG, MODULE, Load, wait_for
 from tests.integration.project import Project, Stores, assert_same_stores, read_stores
@@ -160,6 +166,62 @@ def test_without_an_archive_the_store_is_empty_and_no_snapshot_is_lost(copy: Pro
     assert {path.name for path in Path(done.set_aside).rglob("*.parquet")} == before
     shutil.copy(archived[0].data_dir / "broker.json", copy.data_dir)
     copy.run_until_end()
+    assert_same_stores(read_stores(copy), archived[1])
+
+
+def test_outbox_writes_and_the_recovery_of_a_run_are_steps_that_a_backup_waits_for(
+    copy: Project, monkeypatch: pytest.MonkeyPatch
+):
+    looked: list[str] = []
+
+    def in_between(module: object, name: str, data_dir: Path) -> None:
+        """A backup that looks while `name` is under way has to wait."""
+        done = getattr(module, name)
+
+        def looks(*arguments: object, **options: object) -> object:
+            with pytest.raises(StoreLockedError), between_steps(data_dir, wait_s=0.0):
+                pass
+            looked.append(name)
+            return done(*arguments, **options)
+
+        monkeypatch.setattr(module, name, looks)
+
+    staged = copy.data_dir / "rebuild" / "transactions"
+    in_between(SnapshotWriter, "write", staged)
+    in_between(SnapshotWriter, "done", staged)
+    in_between(archive_run, "recover_outbox", staged)
+    in_between(archive_run, "finish_recovery", staged)
+    lose(copy)
+    rebuilt(copy, Schedule())
+    assert {*looked} == {"write", "done", "recover_outbox"}, "no process had an outbox yet"
+    looked.clear()
+    in_between(prepare, "recover_outbox", copy.data_dir)
+    in_between(prepare, "finish_recovery", copy.data_dir)
+    monkeypatch.setattr(prepare, "wait_for_topic", lambda *arguments, **options: TopicInfo("new", {0: (0, 0)}))
+    settings = Settings.load(copy.folder, {"store.data_dir": copy.data_dir})
+    registry = Registry.open(settings.registry_place, create=False)
+    source = RegisteredSource(registry.source("transactions"), tuple(registry.live_views()))
+    registry.close()
+    prepare.plan_source(settings, source, lambda *arguments: (), until_end=True, stop=lambda: False)
+    assert looked[0] == "recover_outbox"
+
+
+def test_rows_that_a_killed_run_left_in_the_outbox_are_written_although_all_is_read(
+    copy: Project, archived: tuple[Project, Stores], monkeypatch: pytest.MonkeyPatch
+):
+    lose(copy)
+    write = SourceHost.write_outbox
+
+    def dies(host: SourceHost) -> None:
+        for slot in host._slots.values():
+            slot.store.close()
+        raise SimulatedCrash("after the last commit")
+
+    monkeypatch.setattr(SourceHost, "write_outbox", dies)
+    with pytest.raises(BaseException, match="after the last commit"):
+        rebuilt(copy, Schedule())
+    monkeypatch.setattr(SourceHost, "write_outbox", write)
+    rebuilt(copy, Schedule())
     assert_same_stores(read_stores(copy), archived[1])
 
 
