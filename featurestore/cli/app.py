@@ -10,6 +10,7 @@ import typer
 from featurestore.cli import (
     apply,
     backfill,
+    backup,
     broker,
     check,
     compare,
@@ -26,6 +27,7 @@ from featurestore.cli import (
     offline,
     plan,
     produce,
+    rebuild,
     run,
     serve,
     show,
@@ -87,6 +89,9 @@ app.command("unused", epilog=unused.EXAMPLES)(unused.unused)
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("backfill", epilog=backfill.EXAMPLES)(backfill.backfill)
+app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
+app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
+app.command("rebuild", epilog=rebuild.EXAMPLES)(rebuild.rebuild)
 app.command("training-set", epilog=training_set.EXAMPLES)(training_set.training_set)
 app.command("training-check", epilog=training_check.EXAMPLES)(training_check.training_check)
 app.command("materialize", epilog=materialize.EXAMPLES)(materialize.materialize)

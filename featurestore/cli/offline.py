@@ -206,8 +206,10 @@ def verify(
 ) -> None:
     """Recompute snapshots and online values from the event archive, and compare them with what is stored.
 
-    Compared are windows that are final and, when no worker is reading, the online values as of the newest event. Floats
-    may differ by 1e-9 of the sum of the absolute values in their window. Exits with 1 when anything differs.
+    First the files themselves are held against their checksums (with --sample, the footers alone); what is damaged is
+    named with the way out. Compared are windows that are final and, when no worker is reading, the online values as of
+    the newest event. Floats may differ by 1e-9 of the sum of the absolute values in their window. Exits with 1 when
+    anything differs.
     """
     from featurestore.cli.verify import verify_views
 

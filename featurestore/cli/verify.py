@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from featurestore.cli.status_report import compile_registered
+from featurestore.cli.verify_files import check_files
 from featurestore.cli.verify_view import Verified, ViewVerifier
 from featurestore.compile.bind import bind_view
 from featurestore.config import Settings
+from featurestore.definitions.specs import SourceSpec
 from featurestore.online.source_store import read_store_info
-from featurestore.registry import Registry
+from featurestore.registry import RegisteredView, Registry
 
 
 def verify_views(
@@ -20,7 +23,7 @@ def verify_views(
 ) -> list[Verified]:
     """Compare the named views, or all; views that have never run are left out.
 
-    Raises UnknownViewError, and what `ViewVerifier.verify` raises.
+    Raises UnknownViewError, StoreFormatError naming what is damaged, and what `ViewVerifier.verify` raises.
     """
     data_dir = settings.store.data_dir
     registry = Registry.open(settings.registry_place, create=False)
@@ -29,19 +32,28 @@ def verify_views(
         sources = {view.spec.source: registry.source(view.spec.source) for view in registered}
     finally:
         registry.close()
-    verified = []
-    for view in registered:
-        name, source = view.spec.name, sources[view.spec.source]
-        if read_store_info(data_dir, source.name) is None:
-            continue
-        bound = bind_view(compile_registered(view, source))
-        verifier = ViewVerifier(
-            data_dir,
-            bound,
-            source,
-            view.applied_at,
-            sample=sample,
-            on_progress=lambda share, name=name: on_progress(name, share),  # type: ignore[misc]
-        )
-        verified.append(verifier.verify())
-    return verified
+    check_files(data_dir, registered, whole=sample is None)
+    return [
+        verify_version(data_dir, view, sources[view.spec.source], sample, on_progress)
+        for view in registered
+        if read_store_info(data_dir, view.spec.source) is not None
+    ]
+
+
+def verify_version(
+    data_dir: Path,
+    view: RegisteredView,
+    source: SourceSpec,
+    sample: int | None,
+    on_progress: Callable[[str, float], None],
+) -> Verified:
+    """Compare one version of a view. Raises what `ViewVerifier.verify` raises."""
+    verifier = ViewVerifier(
+        data_dir,
+        bind_view(compile_registered(view, source)),
+        source,
+        view.applied_at,
+        sample=sample,
+        on_progress=lambda share: on_progress(view.spec.name, share),
+    )
+    return verifier.verify()

@@ -113,6 +113,7 @@ def purge(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json
     """
     from featurestore.cli.disk_screen import shard_progress
     from featurestore.online.source_store import lock_source
+    from featurestore.online.steps import whole_step
     from featurestore.worker.purge import find_leftovers, purge_versions
 
     folder = _data_dir(data_dir)
@@ -135,7 +136,7 @@ def purge(view: ViewName, yes: Yes = False, data_dir: DataDir = None, json: Json
             )
         if found:
             confirm(f"Remove these versions of {view}? {_kept(live)}.", yes)
-            with shard_progress("purging") as tell:
+            with shard_progress("purging") as tell, whole_step(folder):
                 versions = [leftover.version for leftover in found]
                 purge_versions(folder, registered, versions, lambda done, shards: tell(store, done, shards))
     finally:

@@ -80,6 +80,7 @@ def reset(
     from featurestore.durations import format_instant, parse_instant_us
     from featurestore.errors import ConfigError
     from featurestore.online.source_store import lock_source
+    from featurestore.online.steps import whole_step
     from featurestore.registry import RegisteredView
     from featurestore.worker.prepare import RegisteredSource
     from featurestore.worker.watermark import check_reset, reset_watermark
@@ -96,7 +97,8 @@ def reset(
         (compiled,) = RegisteredSource(source, (registered,)).compile()
         before = format_instant(check_reset(folder, compiled, to_us).watermark_us)
         confirm(f"Take the watermark of {view} back from {before} to {format_instant(to_us)}?", yes)
-        reset_watermark(folder, registry, registered, source, to_us, reason.strip())
+        with whole_step(folder):
+            reset_watermark(folder, registry, registered, source, to_us, reason.strip())
     finally:
         lock.release()
         registry.close()

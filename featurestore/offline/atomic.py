@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from featurestore.errors import StoreFullError
+from featurestore.errors import StoreError, StoreFullError
 from featurestore.offline.layout import TEMPORARY_SUFFIX, temporary_path
 
 CrashPoint = Callable[[str], None]
 """Called with a name between two writes to disk; a test raises there as if the process had been killed."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_WRITES = {errno.EROFS, errno.EACCES, errno.EPERM}
+_SEAL = b"\ncrc32 "
 
 
 def no_crash(point: str) -> None:
@@ -101,16 +104,45 @@ def sync_folders(folders: Iterable[Path]) -> None:
             os.close(descriptor)
 
 
+def sealed(document: bytes) -> bytes:
+    """A small document in lines, with its checksum in a last one."""
+    return document + _SEAL + f"{zlib.crc32(document):08x}\n".encode()
+
+
+def unsealed(content: bytes) -> bytes:
+    """The document of a sealed one; one without a seal as it is. Raises ValueError when they do not fit."""
+    document, found, checksum = content.rpartition(_SEAL)
+    if not found:
+        return content
+    if content != sealed(document):
+        raise ValueError(f"its checksum {checksum.strip().decode(errors='replace')} does not fit")
+    return document
+
+
 @contextmanager
 def store_full_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left" and "quota exceeded" into StoreFullError naming `path`."""
+    """Turn "no space left", "quota exceeded" and "read-only" into StoreFullError and StoreError naming `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        ours = store_error(path, error)
+        if ours is None:
             raise
-        raise StoreFullError(
+        raise ours from error
+
+
+def store_error(path: Path | str, error: OSError) -> StoreError | None:
+    """The error of ours for a file that can't be written since there is no room, or no permission; None for others."""
+    if error.errno in _NO_ROOM:
+        return StoreFullError(
             f"no room left to write {path}",
             hint="free space on this file system or raise its quota; what was durable before is untouched, "
             "and the next run goes on from there",
-        ) from error
+        )
+    if error.errno in _NO_WRITES:
+        return StoreError(
+            f"{path} can't be written: {error.strerror}",
+            hint="make it writable for this user; what was durable before is untouched, and the next run goes on from "
+            "there",
+        )
+    return None

@@ -22,7 +22,7 @@ import msgspec
 from featurestore.batches import NO_TIME
 from featurestore.durations import format_instant, parse_instant_us
 from featurestore.errors import StoreFormatError
-from featurestore.offline.atomic import remove_durably, write_atomically
+from featurestore.offline.atomic import remove_durably, store_full_errors, write_atomically
 from featurestore.offline.layout import version_dir
 
 FORMAT_VERSION = 1
@@ -71,6 +71,14 @@ def read_marker_us(root: Path, view: str, version: int) -> int | None:
     return parse_instant_us(marker.complete_until)
 
 
+def write_marker(root: Path, view: str, version: int, until_us: int) -> None:
+    """Say, durably, up to which window end a view version is final: further than before, or less far."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    marker = Marker(FORMAT_VERSION, view, version, format_instant(until_us), now)
+    content = msgspec.json.format(msgspec.json.encode(marker)) + b"\n"
+    write_atomically(marker_path(root, view, version), lambda file: file.write(content))
+
+
 def remove_marker(root: Path, view: str, version: int) -> None:
     """Take the claim back, durably: before anything is done that could correct what it covers."""
     remove_durably([marker_path(root, view, version)])
@@ -101,7 +109,8 @@ class CompletenessBoard:
         """
         page = _Page(self._run_id, {shard: dict(views) for shard, views in lines.items()})
         temporary = self._page.with_suffix(".tmp")
-        temporary.write_bytes(msgspec.json.encode(page))
+        with store_full_errors(self._page):
+            temporary.write_bytes(msgspec.json.encode(page))
         # Whoever publishes last sees the pages of all others, so that the markers end where the run ended.
         with self._locked():
             temporary.replace(self._page)
@@ -111,7 +120,7 @@ class CompletenessBoard:
             for view, version in self._versions:
                 least = min(views.get(f"{view}@{version}", NO_TIME) for views in together.values())
                 if least != NO_TIME and least > (read_marker_us(self._root, view, version) or NO_TIME):
-                    self._write(view, version, least)
+                    write_marker(self._root, view, version, least)
 
     def _together(self) -> dict[int, dict[str, int]]:
         together: dict[int, dict[str, int]] = {}
@@ -120,12 +129,6 @@ class CompletenessBoard:
             if page.run_id == self._run_id:
                 together |= page.lines
         return together
-
-    def _write(self, view: str, version: int, until_us: int) -> None:
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
-        marker = Marker(FORMAT_VERSION, view, version, format_instant(until_us), now)
-        content = msgspec.json.format(msgspec.json.encode(marker)) + b"\n"
-        write_atomically(marker_path(self._root, view, version), lambda file: file.write(content))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -13,7 +13,12 @@ from featurestore.durations import format_instant, parse_instant_us
 from featurestore.offline import layout
 from featurestore.offline.archive_reader import archived_generations
 from featurestore.offline.history import event_span_us
+from featurestore.offline.layout import EVENTS
+from featurestore.offline.listing import segment_files, with_fresh_files
+from featurestore.offline.partition_archive import read_segment_footer
+from featurestore.offline.pieces import partition_folders
 from featurestore.offline.retention import archive_complete_since
+from featurestore.offline.segments import SegmentFooter
 
 _REACH_STEPS = 64
 
@@ -50,6 +55,40 @@ def archive_gaps(root: Path, source: str, generations: Collection[str] | None = 
     if since_us <= end_us:  # retention has removed some of the history
         return (Gap(None, since_us),)
     return Gap(None, begin_us), Gap(end_us, since_us)
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Offsets [first, end) of a partition of which no file is there although there are files before and after.
+
+    until_us: no event in it is newer, as far as that can be told.
+    """
+
+    generation: str
+    partition: int
+    first: int
+    end: int
+    until_us: int
+
+
+def archive_holes(root: Path, source: str) -> list[Hole]:
+    """Files that were moved away or lost from the middle of a source's archive. Raises StoreFormatError for a damaged
+    one."""
+    return with_fresh_files(lambda: _archive_holes(root, source))
+
+
+def _archive_holes(root: Path, source: str) -> list[Hole]:
+    holes = []
+    base = layout.source_dir(root, EVENTS, source)
+    for place in partition_folders(root, source):
+        before: SegmentFooter | None = None
+        for _, path in segment_files(base / place):
+            footer = read_segment_footer(path)
+            if before is not None and footer.start > before.end:
+                lost = footer.generation, footer.partition, before.end, footer.start
+                holes.append(Hole(*lost, footer.max_event_time_us))
+            before = footer
+    return holes
 
 
 def reaches(groups: Sequence[WindowGroup], gap: Gap, as_of_us: np.ndarray) -> np.ndarray:

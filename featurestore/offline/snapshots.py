@@ -37,7 +37,9 @@ from featurestore.offline.atomic import (
     publish,
     remove_durably,
     remove_temporaries,
+    sealed,
     sync_folders,
+    unsealed,
     write_atomically,
     write_temporary,
 )
@@ -151,7 +153,7 @@ class SnapshotWriter:
             {shard: _ranges(sequences) for shard, sequences in covered.items()},
         )
         path = self._intent_dir / f"{self._writer_id}-{self._sequence:08d}{_INTENT}"
-        content = msgspec.json.encode(intent)
+        content = sealed(msgspec.json.encode(intent))
         write_atomically(path, lambda file: file.write(content), self._intent_point)
         try:
             for target, frame in frames.items():
@@ -268,11 +270,11 @@ def _undo(root: Path, intent: _Intent) -> None:
 
 def _read_intent(path: Path) -> _Intent:
     try:
-        intent = msgspec.json.decode(path.read_bytes(), type=_Intent)
-    except msgspec.DecodeError as error:
+        intent = msgspec.json.decode(unsealed(path.read_bytes()), type=_Intent)
+    except ValueError as error:
         raise StoreFormatError(
-            f"{path} can't be understood ({error})",
-            hint="it says which snapshot rows were being written; restore it, or begin a new data_dir",
+            f"{path} is damaged ({error}): it says which snapshot rows were being written",
+            hint="make the source's store and its newest snapshots again: featurestore rebuild SOURCE",
         ) from error
     if intent.format_version != FORMAT_VERSION:
         raise StoreFormatError(

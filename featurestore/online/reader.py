@@ -27,7 +27,7 @@ from featurestore.definitions.specs import Scalar
 from featurestore.errors import StoreError
 from featurestore.online import layout
 from featurestore.online.layout import StoredView
-from featurestore.online.rocks import open_secondary, our_error, read_cache, rocks_errors
+from featurestore.online.rocks import open_secondary, our_error, read_cache, rocks_errors, scan_keys
 from featurestore.online.rows import RowDecoder
 from featurestore.online.scratch import ScratchFolder
 from featurestore.online.source_store import read_store_info
@@ -109,11 +109,8 @@ class _ShardReader:
         return values
 
     def keys(self, prefix: bytes) -> Iterator[bytes]:
-        iterator = self._db.iter()
-        iterator.seek(prefix)
-        while iterator.valid() and (key := iterator.key()).startswith(prefix):
-            yield key
-            iterator.next()
+        with rocks_errors(self._path):
+            yield from scan_keys(self._db, prefix, layout.after_prefix(prefix))
 
     def close(self) -> None:
         self._db.close()
@@ -139,7 +136,11 @@ def _manifest(path: Path) -> str:
 def _growing_files(path: Path) -> list[tuple[str, int]]:
     """Name and size of the files that grow when the primary writes, and when CURRENT was replaced."""
     files = []
-    with os.scandir(path) as entries:
+    try:
+        entries = os.scandir(path)
+    except OSError as error:
+        raise StoreError(f"shard {path} can't be read: {error.strerror}") from error
+    with entries:
         for entry in entries:
             # The primary removes old files at any moment.
             with suppress(FileNotFoundError):

@@ -8,12 +8,20 @@ from pathlib import Path
 
 import rocksdict
 
+from featurestore.compile.batch import BATCH_STORES
 from featurestore.errors import StoreError, StoreFormatError, StoreFullError, StoreLockedError
+from featurestore.namespaces import name_of_folder
 
 MEMTABLE_BUDGET_BYTES = 64 * 2**20
 BLOCK_CACHE_BYTES = 32 * 2**20
 READ_CACHE_BYTES = 64 * 2**20
 """Uncompressed blocks that a reader keeps, all shards of a source together."""
+
+
+_FULL = ("No space left", "Disk quota exceeded")
+_READ_ONLY = ("Read-only file system", "Permission denied", "Operation not permitted")
+_DAMAGED = ("Corruption", "checksum", "No such file")
+"""What RocksDB's messages have in them; its errors come without a type."""
 
 
 class RocksMemory:
@@ -34,6 +42,10 @@ def primary_options(memory: RocksMemory) -> rocksdict.Options:
     """Options of a worker's shard."""
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
+    options.set_paranoid_checks(True)
+    # A record that was cut off is what a kill leaves, and is dropped. One that is there and wrong is damage: by default
+    # all that follows it would be dropped too, without a word.
+    options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
     options.set_write_buffer_manager(memory.memtables)
     # A commit rewrites hot rows again and again: a larger memtable lets them die there instead of in compaction.
     options.set_write_buffer_size(32 * 2**20)
@@ -78,6 +90,27 @@ def open_secondary(path: Path, scratch: Path, cache: rocksdict.Cache | None = No
         return rocksdict.Rdict(str(path), options=options, access_type=rocksdict.AccessType.secondary(str(scratch)))
 
 
+def scan(store: rocksdict.Rdict, first: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Entries with first <= key < end, in order. Raises RocksDB's own error at a damaged block: see `rocks_errors`."""
+    iterator = store.iter()
+    iterator.seek(first)
+    while iterator.valid() and (key := iterator.key()) < end:
+        yield key, iterator.value()
+        iterator.next()
+    # An iterator that meets a damaged block is not valid any more, as one that has come to the end.
+    iterator.status()
+
+
+def scan_keys(store: rocksdict.Rdict, first: bytes, end: bytes) -> Iterator[bytes]:
+    """Keys alone, as `scan`."""
+    iterator = store.iter()
+    iterator.seek(first)
+    while iterator.valid() and (key := iterator.key()) < end:
+        yield key
+        iterator.next()
+    iterator.status()
+
+
 @contextmanager
 def rocks_errors(path: Path) -> Iterator[None]:
     """Turn RocksDB's errors, which have no types of their own, into ours."""
@@ -90,17 +123,32 @@ def rocks_errors(path: Path) -> Iterator[None]:
         raise ours from error
 
 
+def way_out(shard: Path) -> str:
+    """What an operator does about a damaged shard, or about a file beside it."""
+    if shard.parent.parent.name == BATCH_STORES.rstrip("/"):
+        return "put a backup in its place: featurestore restore FOLDER; or begin a new version of the view"
+    source = name_of_folder(shard.parent.name)
+    return f"make it again from the archive: featurestore rebuild {source}; or: featurestore restore FOLDER"
+
+
 def our_error(path: Path, error: Exception) -> StoreError | None:
     """The error of ours that an error of RocksDB is; None for any other one."""
     if type(error) is not Exception and not isinstance(error, rocksdict.DbClosedError | OSError):
         return None
     text = str(error)
-    if "No space left" in text:
-        return StoreFullError(f"disk is full: {path}", hint="free space; nothing of this commit was written")
+    if any(told in text for told in _FULL):
+        return StoreFullError(
+            f"disk is full: {path}",
+            hint="free space, then start again: nothing of this commit was written, the run goes on from before it",
+        )
     if "lock hold" in text or "While lock file" in text or "No locks available" in text:
         return StoreLockedError(
             f"shard {path} is open in another process", hint="stop the other run of this source, then start again"
         )
-    if "Corruption" in text or "checksum" in text:
-        return StoreFormatError(f"shard {path} is damaged: {text}", hint="restore the folder from a backup")
+    if any(told in text for told in _READ_ONLY):
+        return StoreError(
+            f"shard {path} can't be written: {text}", hint="make it writable for this user, then start again"
+        )
+    if any(told in text for told in _DAMAGED):
+        return StoreFormatError(f"shard {path} is damaged: {text}", hint=way_out(path))
     return StoreError(f"shard {path}: {text}")

@@ -14,8 +14,9 @@ import rocksdict
 
 from featurestore.compile.view import CompiledView
 from featurestore.online import layout
-from featurestore.online.rocks import RocksMemory, open_primary, rocks_errors
+from featurestore.online.rocks import RocksMemory, open_primary, rocks_errors, scan
 from featurestore.online.rows import RowDecoder, encode_rows
+from featurestore.online.synced import Sizes, growing_sizes
 from featurestore.shard.protocol import Commit, RowSet, ViewState
 
 _STATE_DECODER = msgspec.msgpack.Decoder(ViewState)
@@ -57,12 +58,12 @@ class RocksShardStore:
         self._clock = clock
         self._decoders: dict[tuple[int, int], RowDecoder] = {}
         self._outbox = self._load_outbox()
-        meta = self._db.get(layout.META)
+        (meta,) = self._get([layout.META])
         self._next_sequence, self._next_run = (0, 0) if meta is None else layout.META_VALUE.unpack(meta)
 
     def read_state(self, view: CompiledView) -> ViewState | None:
         """See `ShardStore.read_state`."""
-        value = self._db.get(layout.state_key(view))
+        (value,) = self._get([layout.state_key(view)])
         return None if value is None else _STATE_DECODER.decode(value)
 
     def read_rows(self, view: CompiledView, keys: Sequence[str]) -> RowSet:
@@ -173,6 +174,10 @@ class RocksShardStore:
         with rocks_errors(self._path):
             self._db.flush_wal(True)
 
+    def growing_sizes(self) -> Sizes:
+        """How long the files are that grow; see `synced.py`."""
+        return growing_sizes(self._path)
+
     def close(self) -> None:
         """Release the shard; the store can't be used any more."""
         self._db.close()
@@ -185,17 +190,8 @@ class RocksShardStore:
 
     def _scan(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
         """Entries with first <= key < last."""
-        found = []
         with rocks_errors(self._path):
-            iterator = self._db.iter()
-            iterator.seek(first)
-            while iterator.valid():
-                key = iterator.key()
-                if key >= last:
-                    break
-                found.append((key, iterator.value()))
-                iterator.next()
-        return found
+            return list(scan(self._db, first, last))
 
     def _load_outbox(self) -> list[OutboxItem]:
         items = []

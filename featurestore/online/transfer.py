@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import rocksdict
 
 from featurestore.compile.view import CompiledView
 from featurestore.online import layout
-from featurestore.online.rocks import RocksMemory, open_primary, rocks_errors
+from featurestore.online.rocks import RocksMemory, open_primary, rocks_errors, scan
 
 BATCH_BYTES = 4 * 2**20
 
@@ -53,7 +52,7 @@ def _copy_entries(source: rocksdict.Rdict, sink: rocksdict.Rdict, view: Compiled
     rows = size = 0
     batch = rocksdict.WriteBatch(raw_mode=True)
     for prefix in layout.view_prefixes(view):
-        for key, value in _entries(source, prefix):
+        for key, value in scan(source, prefix, layout.after_prefix(prefix)):
             batch.put(key, value)
             rows += prefix == layout.row_prefix(view)
             size += len(key) + len(value)
@@ -62,14 +61,6 @@ def _copy_entries(source: rocksdict.Rdict, sink: rocksdict.Rdict, view: Compiled
                 batch, size = rocksdict.WriteBatch(raw_mode=True), 0
     sink.write(batch)
     return rows
-
-
-def _entries(store: rocksdict.Rdict, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    iterator = store.iter()
-    iterator.seek(prefix)
-    while iterator.valid() and (key := iterator.key()).startswith(prefix):
-        yield key, iterator.value()
-        iterator.next()
 
 
 def _meta(store: rocksdict.Rdict) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import rocksdict
 
 from featurestore.compile.view import CompiledView
 from featurestore.online import layout
-from featurestore.online.rocks import open_secondary, rocks_errors
+from featurestore.online.rocks import open_secondary, rocks_errors, scan
 from featurestore.online.rows import slot_bytes, tile_bytes
 from featurestore.online.scratch import ScratchFolder
 from featurestore.online.source_store import read_store_info
@@ -83,15 +83,12 @@ def measure_versions(
 
 
 def _add(found: Versions, store: rocksdict.Rdict) -> None:
-    iterator = store.iter()
     for kind in layout.VIEW_KINDS:
         counts: dict[bytes, list[int]] = {}
-        iterator.seek(kind)
-        while iterator.valid() and (key := iterator.key()).startswith(kind):
+        for key, value in scan(store, kind, layout.after_prefix(kind)):
             count = counts.setdefault(key[: layout.VIEW_PREFIX_BYTES], [0, 0])
             count[0] += 1
-            count[1] += len(key) + len(iterator.value())
-            iterator.next()
+            count[1] += len(key) + len(value)
         for prefix, (entries, size) in counts.items():
             place = layout.version_of(prefix)
             found[place] = found.get(place, StoredBytes()).plus(_of_kind(kind, entries, size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +26,18 @@ _CONNECT_S = 5
 def registry_file(data_dir: Path) -> Path:
     """Where the registry of a data_dir lies that has no other place."""
     return data_dir / "registry" / "registry.db"
+
+
+def copy_file(origin: Path, target: Path) -> None:
+    """Copy a registry that is a file as it is at one moment, beside its writers. Raises RegistryError."""
+    try:
+        reading = sqlite3.connect(f"file:{origin}?mode=ro", uri=True, timeout=30)
+        with closing(reading) as source, closing(sqlite3.connect(target)) as sink:
+            source.backup(sink)
+    except sqlite3.Error as error:
+        raise RegistryError(
+            f"registry {origin} can't be copied: {error}", hint="is there room, and is it whole?"
+        ) from error
 
 
 class Database:

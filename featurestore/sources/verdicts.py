@@ -6,26 +6,31 @@ that were judged to be in the future; it grows only by such events, and is then 
 keeps every verdict: an offset in the list is in the future, any other below the mark is not, whatever the
 clock says now. Should a power cut lose the mark, the clock judges again, and a later clock does not find an
 event in the future that an earlier one did not.
+
+Both hold offsets of 8 bytes, little-endian, each with its CRC-32. One that is cut off or zero at the end is what a
+power cut leaves; any other that does not fit its checksum is damage.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from featurestore.errors import StoreFullError
+from featurestore.errors import StoreFormatError, StoreFullError
 
-_ENTRY_BYTES = 8
+_ENTRY_BYTES = 12
+_OFFSET_BYTES = 8
 
 
 class VerdictJournal:
     """The verdicts of one partition, of one topic generation. One process owns it at a time.
 
     resume_offset: where reading resumes; older verdicts are dropped. fsync: whether new future verdicts are
-    synced. Raises StoreFullError when the disk is full.
+    synced. Raises StoreFullError when the disk is full, StoreFormatError when a file of it is damaged.
     """
 
     def __init__(
@@ -38,8 +43,8 @@ class VerdictJournal:
         self._future = _load(path, resume_offset, fsync=fsync)
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._judged = os.open(folder / f"{stem}.judged", os.O_RDWR | os.O_CREAT, 0o644)
-        mark = os.pread(self._judged, _ENTRY_BYTES, 0)
-        self._judged_to = int.from_bytes(mark, "little") if len(mark) == _ENTRY_BYTES else 0
+        marks = _entries(os.pread(self._judged, _ENTRY_BYTES, 0), folder / f"{stem}.judged")
+        self._judged_to = marks[0] if marks else 0
         self._judged_before = self._judged_to
         if fsync:
             _sync_folder(folder)
@@ -60,11 +65,11 @@ class VerdictJournal:
         try:
             new = future[~np.isin(future, self._future)] if len(self._future) else future
             if len(new):
-                write_all(self._file, new.astype("<i8").tobytes())
+                write_all(self._file, _packed(new))
                 if self._fsync:
                     os.fdatasync(self._file)
             if next_offset > self._judged_to:
-                os.pwrite(self._judged, next_offset.to_bytes(_ENTRY_BYTES, "little"), 0)
+                os.pwrite(self._judged, _entry(next_offset), 0)
                 self._judged_to = next_offset
         except OSError as error:
             raise full_error(error) from error
@@ -80,13 +85,13 @@ def _load(path: Path, resume_offset: int, *, fsync: bool) -> np.ndarray:
     if not path.exists():
         return np.empty(0, dtype=np.int64)
     data = path.read_bytes()
-    listed = np.frombuffer(data[: len(data) // _ENTRY_BYTES * _ENTRY_BYTES], dtype="<i8")
-    kept: np.ndarray = np.unique(listed[listed >= resume_offset]).astype(np.int64)
+    listed = np.array(_entries(data, path), dtype=np.int64)
+    kept: np.ndarray = np.unique(listed[listed >= resume_offset])
     if len(kept) * _ENTRY_BYTES != len(data):
         temporary = path.with_suffix(".tmp")
         try:
             with temporary.open("wb") as file:
-                file.write(kept.astype("<i8").tobytes())
+                file.write(_packed(kept))
                 file.flush()
                 if fsync:
                     os.fsync(file.fileno())
@@ -94,6 +99,33 @@ def _load(path: Path, resume_offset: int, *, fsync: bool) -> np.ndarray:
             raise full_error(error) from error
         temporary.rename(path)
     return kept
+
+
+def _entry(offset: int) -> bytes:
+    value = offset.to_bytes(_OFFSET_BYTES, "little")
+    return value + zlib.crc32(value).to_bytes(_ENTRY_BYTES - _OFFSET_BYTES, "little")
+
+
+def _packed(offsets: np.ndarray) -> bytes:
+    return b"".join(_entry(offset) for offset in offsets.tolist())
+
+
+def _entries(data: bytes, path: Path) -> list[int]:
+    """The offsets in a file, what a power cut left at its end aside. Raises StoreFormatError when it is damaged."""
+    offsets = []
+    whole = len(data.rstrip(b"\0"))
+    for at in range(0, len(data) - _ENTRY_BYTES + 1, _ENTRY_BYTES):
+        entry = data[at : at + _ENTRY_BYTES]
+        offset = int.from_bytes(entry[:_OFFSET_BYTES], "little")
+        if entry != _entry(offset):
+            if at >= whole:
+                break
+            raise StoreFormatError(
+                f"{path} is damaged at byte {at}: it says which events were in the future when they were read",
+                hint="make the source's store again from the archive: featurestore rebuild SOURCE",
+            )
+        offsets.append(offset)
+    return offsets
 
 
 def _sync_folder(folder: Path) -> None:

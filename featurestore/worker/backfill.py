@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import uuid
-from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -19,13 +17,11 @@ from featurestore.config import Settings
 from featurestore.definitions.discover import load_definitions
 from featurestore.definitions.resolve import resolve_all
 from featurestore.errors import StoreLockedError
-from featurestore.offline.archive_reader import ArchivedGeneration, archived_generations
-from featurestore.offline.snapshots import finish_recovery
-from featurestore.online.source_store import lock_source, open_source_store, read_store_info
+from featurestore.offline.archive_reader import archived_generations
+from featurestore.online.source_store import lock_source, read_store_info
 from featurestore.registry import Registry
 from featurestore.registry.jobs import OffsetRange
-from featurestore.shard.protocol import Fence, fence_key
-from featurestore.sources.topics import TopicInfo
+from featurestore.worker.archive_run import ArchiveRun, ArchiveRunOptions
 from featurestore.worker.backfill_plan import (
     BackfillOptions,
     SourceBackfill,
@@ -34,17 +30,9 @@ from featurestore.worker.backfill_plan import (
     in_the_way,
     look_at_source,
 )
-from featurestore.worker.plan import ArchivePlan, RunPlan, SourcePlan, ViewPlan
-from featurestore.worker.prepare import (
-    RegisteredSource,
-    outbox_dirs,
-    read_archive_starts,
-    read_fences,
-    recover_outbox,
-)
-from featurestore.worker.process import install_drain_handlers, run_process, show_metrics
+from featurestore.worker.prepare import RegisteredSource
+from featurestore.worker.process import install_drain_handlers
 from featurestore.worker.record import recorded
-from featurestore.worker.resume import resume_points
 from featurestore.worker.staging import (
     FORMAT_VERSION,
     StagedView,
@@ -54,13 +42,9 @@ from featurestore.worker.staging import (
     staging_dir,
     write_staging,
 )
-from featurestore.worker.supervisor import supervise
 from featurestore.worker.take_in import staged_references, staged_views, take_in_backfill
 
 log = structlog.get_logger()
-
-MAX_RESTARTS = 5
-"""A backfill is waited for: what fails so often at the same place is told."""
 
 
 def plan_backfill(settings: Settings, options: BackfillOptions) -> list[SourceBackfill]:
@@ -140,27 +124,27 @@ class _Backfill:
         self._data_dir = Path(settings.store.data_dir)
         self._source = registered.source
         self._staged = staging_dir(self._data_dir, self._source.name)
-        store = settings.store.model_copy(update={"data_dir": self._staged})
-        worker = settings.worker.model_copy(update={"metrics_port": 0})  # the running worker has the port
-        self._settings = settings.model_copy(update={"store": store, "worker": worker})
-        self._options = options
+        self._settings = settings
         self._registered = registered
         self._registry = registry
         self._marker = marker
         self._views = registered.compile()
         info = read_store_info(self._data_dir, self._source.name)
         assert info is not None, "what is archived has a store"
-        self._shards = info.shards
+        run = ArchiveRunOptions(
+            options.base_dir, options.processes, options.log_level, options.metrics_dir, options.stderr
+        )
+        self._run = ArchiveRun(settings, run, self._source, self._staged, info.shards, marker)
 
     def run(self) -> SourceBackfill:
         name = self._source.name
         lock = lock_source(self._staged, name, wait_s=0.5)
         try:
-            report = look_at_source(self._settings_of_project(), self._registered, self._registry)
+            report = look_at_source(self._settings, self._registered, self._registry)
             self._begin()
             for generation in archived_generations(self._data_dir / "offline", name):
                 if not self._marker.exists():
-                    self._read(generation, [lock.descriptor])
+                    self._run.read(generation, self._views, [lock.descriptor])
             if self._marker.exists():
                 log.info("backfill_interrupted", source=name)
                 return report
@@ -169,10 +153,6 @@ class _Backfill:
         finally:
             lock.release()
         return SourceBackfill(name, report.views, report.to_read, True, rows is not None, rows or {}, report.partial)
-
-    def _settings_of_project(self) -> Settings:
-        store = self._settings.store.model_copy(update={"data_dir": self._data_dir})
-        return self._settings.model_copy(update={"store": store})
 
     def _staging(self, *, whole: bool) -> Staging:
         views = tuple(StagedView(view.name, view.view_id, view.version) for view in self._views)
@@ -190,66 +170,6 @@ class _Backfill:
             raise in_the_way(staging)
         write_staging(self._data_dir, self._staging(whole=False))
 
-    def _read(self, generation: ArchivedGeneration, locks: Sequence[int]) -> None:
-        """Bring the staged stores to the end of one generation of the archive."""
-
-        def make_plan() -> RunPlan:
-            run_id = uuid.uuid4().hex[:8]
-            options = self._options
-            return RunPlan(
-                base_dir=str(options.base_dir),
-                run_id=run_id,
-                bootstrap_servers="",
-                close_windows=False,
-                drain_marker=str(self._marker),
-                replan_marker=str(self._marker.with_name(f"replan-{run_id}")),
-                log_level=options.log_level,
-                sources=(self._plan(generation),),
-                metrics_dir=None if options.metrics_dir is None else str(options.metrics_dir),
-            )
-
-        plan = make_plan()
-        if _all_read(plan.sources[0]):
-            return
-        if self._options.processes == 1:
-            run_process(plan, self._settings, show_metrics(plan, self._settings, 0))
-            return
-        plans = iter([plan])
-        supervise(
-            lambda: next(plans, None) or make_plan(),
-            self._settings,
-            self._options.processes,
-            locks,
-            draining=self._marker.exists,
-            stderr=self._options.stderr,
-            max_restarts=MAX_RESTARTS,
-        )
-
-    def _plan(self, generation: ArchivedGeneration) -> SourcePlan:
-        name = self._source.name
-        info = open_source_store(self._staged, name, self._shards)
-        covered = recover_outbox(self._staged, name)
-        first = _first(self._data_dir, name, generation)
-        initial = {view.reference: first for view in self._views}
-        spans = {p: (fence.next_offset, generation.ends[p].next_offset) for p, fence in first.items()}
-        fences = read_fences(
-            self._staged, name, info.shards, self._views, TopicInfo(generation.generation, spans), initial, covered
-        )
-        for folder in outbox_dirs(self._staged, name):
-            finish_recovery(folder)
-        ends = {p: Fence(end.next_offset, end.max_event_time_us) for p, end in generation.ends.items()}
-        return SourcePlan(
-            source=self._source,
-            views=tuple(ViewPlan(view.spec, view.view_id, view.version, first) for view in self._views),
-            generation=generation.generation,
-            incarnation=info.incarnation,
-            shards=info.shards,
-            resume=resume_points(fences, {}, {p: candidates[0] for p, candidates in fences.items()}),
-            archive_start={},
-            stop_at={p: end.next_offset for p, end in ends.items()},
-            archive=ArchivePlan(str(self._data_dir / "offline"), ends),
-        )
-
     def _take_in(self) -> dict[str, int] | None:
         """Rows by view; None when a worker holds the source: it takes them in when it starts the next time."""
         try:
@@ -260,19 +180,3 @@ class _Backfill:
             return take_in_backfill(self._data_dir, self._source.name, self._registry)
         finally:
             lock.release()
-
-
-def _all_read(plan: SourcePlan) -> bool:
-    assert plan.archive is not None
-    return all(fence.next_offset >= plan.archive.ends[p].next_offset for p, fence in plan.resume.items())
-
-
-def _first(data_dir: Path, source: str, generation: ArchivedGeneration) -> dict[int, Fence]:
-    """Where each partition of the archive begins, with the largest event time before it where that is known."""
-    stored = read_archive_starts(data_dir, source)
-    first = {}
-    for partition, start in generation.first.items():
-        known = stored.get(fence_key(generation.generation, partition))
-        same = known is not None and known.next_offset == start.next_offset
-        first[partition] = known if known is not None and same else Fence(start.next_offset, start.max_event_time_us)
-    return first

@@ -163,11 +163,12 @@ def look_at_source(settings: Settings, registered: RegisteredSource, registry: R
                 found = archived_extent(data_dir / "offline", source, generation.generation, partition, first, end)
                 extents.append(PartitionExtent(generation.generation, partition, first, end, *found))
     gaps = archive_gaps(data_dir / "offline", source)
-    partial = tuple(_partial(view, gaps) for view in views if gaps)
+    partial = tuple(partial_view(view, gaps) for view in views if gaps)
     return SourceBackfill(source, tuple(view.reference for view in views), tuple(extents), partial=partial)
 
 
-def _partial(view: CompiledView, gaps: Sequence[Gap]) -> PartialView:
+def partial_view(view: CompiledView, gaps: Sequence[Gap]) -> PartialView:
+    """What gaps in the archive, in order and at least one, mean for a view."""
     since_us = complete_from_us(view.groups, gaps[-1])
     return PartialView(
         view.reference, tuple(str(gap) for gap in gaps), None if since_us is None else format_instant(since_us)

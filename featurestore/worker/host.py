@@ -18,6 +18,8 @@ from featurestore.offline.snapshots import OutboxEntry, SnapshotDataset, Snapsho
 from featurestore.online import layout
 from featurestore.online.rocks import RocksMemory
 from featurestore.online.shard_store import RocksShardStore
+from featurestore.online.steps import whole_step
+from featurestore.online.synced import note_sizes
 from featurestore.shard.processor import CommitReport, ShardProcessor
 from featurestore.shard.protocol import ShardBatch
 from featurestore.worker.plan import SourcePlan
@@ -66,6 +68,7 @@ class SourceHost:
         self._views = views
         self._settings = settings
         self._metrics = metrics
+        self._process = process
         self._memory = RocksMemory()
         self._slots: dict[int, ShardSlot] = {}
         self._data_dir = Path(settings.store.data_dir)
@@ -135,27 +138,34 @@ class SourceHost:
         if not self._snapshots.holds_rows and lines == self._published:
             return
         # The entries must not be lost by a power cut once a file shows their rows.
-        for slot in self._slots.values():
-            slot.store.sync()
-        written = self._snapshots.write()
-        for shard, sequences in written.items():
-            self._slots[shard].store.drop_outbox(sequences)
-        self._snapshots.done()
-        if lines != self._published:
-            self._completeness.publish(lines)
-            self._published = lines
+        self._sync()
+        with whole_step(self._data_dir):
+            written = self._snapshots.write()
+            for shard, sequences in written.items():
+                self._slots[shard].store.drop_outbox(sequences)
+            self._snapshots.done()
+            if lines != self._published:
+                self._completeness.publish(lines)
+                self._published = lines
 
     def close(self) -> None:
         """Write what is left in the outbox and release the shards."""
         for slot in self._slots.values():
             self._collect(slot.shard, slot.store)
         self.write_outbox()
-        for slot in self._slots.values():
-            slot.store.sync()
+        self._sync()
         self._snapshots.close()
         for slot in self._slots.values():
             slot.store.close()
         self._slots.clear()
+
+    def _sync(self) -> None:
+        """Make the shards' logs durable, and remember how long they were."""
+        sizes = {shard: slot.store.growing_sizes() for shard, slot in self._slots.items()}
+        for slot in self._slots.values():
+            slot.store.sync()
+        if sizes:
+            note_sizes(self._data_dir, self._plan.source.name, self._process, sizes)
 
     def _collect(self, shard: int, store: RocksShardStore) -> None:
         items = store.take_outbox()

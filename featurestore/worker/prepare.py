@@ -6,7 +6,6 @@ The stores are read and written here by one process alone; the workers start fro
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,12 +18,17 @@ from featurestore.batches import NO_TIME
 from featurestore.compile.view import CompiledView, compile_view
 from featurestore.config import Settings
 from featurestore.definitions.specs import SourceSpec
+from featurestore.errors import StoreFormatError
 from featurestore.offline.archive import read_ends
+from featurestore.offline.atomic import write_atomically
 from featurestore.offline.snapshots import finish_recovery, recover
 from featurestore.online import layout
 from featurestore.online.rocks import RocksMemory
 from featurestore.online.shard_store import RocksShardStore
 from featurestore.online.source_store import SourceLock, lock_source, open_source_store
+from featurestore.online.steps import whole_step
+from featurestore.online.stored_views import check_views, note_views
+from featurestore.online.synced import check_sizes
 from featurestore.registry import RegisteredView
 from featurestore.shard.protocol import Commit, Fence, ViewState, fence_key
 from featurestore.sources.epochs import EarlierSource
@@ -83,12 +87,16 @@ def plan_source(
     data_dir = Path(settings.store.data_dir)
     topic = wait_for_topic(settings.kafka.bootstrap_servers, source.topic, settings.kafka.settings, data_dir, stop=stop)
     info = open_source_store(data_dir, source.name, settings.store.shards)
-    covered = recover_outbox(data_dir, source.name)
+    check_sizes(data_dir, source.name)
     compiled = registered.compile()
+    check_views(data_dir, source.name, compiled)
+    note_views(data_dir, source.name, compiled)
     initial = {view.reference: _first_fences(view, topic) for view in registered.views}
-    fences = read_fences(data_dir, source.name, info.shards, compiled, topic, initial, covered)
-    for folder in outbox_dirs(data_dir, source.name):
-        finish_recovery(folder)
+    with whole_step(data_dir):
+        covered = recover_outbox(data_dir, source.name)
+        fences = read_fences(data_dir, source.name, info.shards, compiled, topic, initial, covered)
+        for folder in outbox_dirs(data_dir, source.name):
+            finish_recovery(folder)
     ends = {
         partition: Fence(end.next_offset, end.max_event_time_us)
         for partition, end in read_ends(data_dir / "offline", source.name, topic.generation).items()
@@ -179,6 +187,19 @@ def recover_outbox(data_dir: Path, source: str) -> dict[int, list[int]]:
     return covered
 
 
+def holds_outbox(data_dir: Path, source: str, shards: int) -> bool:
+    """Whether a shard holds rows that are in no file yet, as after a kill behind the last commit. Nobody else has the
+    shards open."""
+    memory = RocksMemory()
+    for shard in range(shards):
+        store = RocksShardStore(layout.shard_dir(data_dir, source, shard), memory)
+        waits = bool(store.take_outbox())
+        store.close()
+        if waits:
+            return True
+    return False
+
+
 def _archive_starts(
     data_dir: Path, source: str, topic: TopicInfo, fences: Mapping[int, Sequence[Fence]]
 ) -> dict[int, Fence]:
@@ -187,18 +208,22 @@ def _archive_starts(
     stored = read_archive_starts(data_dir, source)
     starts = archive_starts(stored, topic.generation, fences)
     stored |= {fence_key(topic.generation, partition): start for partition, start in starts.items()}
-    temporary = path.with_name(".archive_starts.json")
-    temporary.write_text(json.dumps(msgspec.to_builtins(stored)))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    content = json.dumps(msgspec.to_builtins(stored)).encode()
+    write_atomically(path, lambda file: file.write(content))
     return starts
 
 
 def read_archive_starts(data_dir: Path, source: str) -> dict[str, Fence]:
     """Where the archive of each partition began, by `fence_key`; empty before the first run."""
     path = _starts_path(data_dir, source)
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, Fence]) if path.exists() else {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Fence])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise StoreFormatError(
+            f"{path} can't be understood ({error})", hint=f"make the store again: featurestore rebuild {source}"
+        ) from error
 
 
 def _starts_path(data_dir: Path, source: str) -> Path:

@@ -16,6 +16,7 @@ from featurestore.compile.bind import BoundView, bind_view
 from featurestore.config import Settings
 from featurestore.errors import FeatureStoreError
 from featurestore.observability import Metrics, create_metrics, serve_metrics, write_metrics
+from featurestore.offline.atomic import store_error
 from featurestore.worker.archive_task import ArchiveTask
 from featurestore.worker.flow import ReadingTask, build_flow
 from featurestore.worker.host import SourceHost
@@ -92,11 +93,18 @@ def install_drain_handlers(marker: Path) -> None:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The error of ours inside what bytewax wraps around it, or the error itself."""
+    """The error of ours inside what bytewax wraps around it, or the error itself.
+
+    A file that could not be written, wherever that was, is an error of ours too.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, FeatureStoreError):
             return cause
+        if isinstance(cause, OSError) and cause.filename is not None:
+            ours = store_error(cause.filename, cause)
+            if ours is not None:
+                return ours
         cause = cause.__cause__ or cause.__context__
     return error
 

@@ -20,6 +20,7 @@ from featurestore.offline.layout import version_dir
 from featurestore.online import layout
 from featurestore.online.rocks import RocksMemory
 from featurestore.online.source_store import lock_source, open_source_store
+from featurestore.online.steps import whole_step
 from featurestore.online.transfer import copy_view, knows_view
 from featurestore.registry import Registry
 from featurestore.worker.staging import Staging, clear_staging, read_staging, staging_dir, write_staging
@@ -60,13 +61,14 @@ def take_in_backfill(data_dir: Path, source: str, registry: Registry) -> dict[st
         return {}
     views = staged_views(staging, registry)
     rows: dict[str, int] = {}
-    if views is None or not _fits(data_dir, staging, views):
-        log.warning("backfill_dropped", source=source, views=sorted(staged_references(staging)))
-    else:
-        write_staging(data_dir, msgspec.structs.replace(staging, taken=True))
-        rows = _take(data_dir, source, views)
-        log.info("backfill_taken_in", source=source, rows=rows)
-    clear_staging(data_dir, source)
+    with whole_step(data_dir):
+        if views is None or not _fits(data_dir, staging, views):
+            log.warning("backfill_dropped", source=source, views=sorted(staged_references(staging)))
+        else:
+            write_staging(data_dir, msgspec.structs.replace(staging, taken=True))
+            rows = _take(data_dir, source, views)
+            log.info("backfill_taken_in", source=source, rows=rows)
+        clear_staging(data_dir, source)
     return rows
 
 

@@ -30,6 +30,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # registry: jobs, and the graph of specs; offline: where datasets lie
     "lineage_events": BASE | {"definitions", "registry", "offline"},
     "worker": BASE | {"definitions", "compile", "registry", "sources", "shard", "online", "offline", "lineage_events"},
+    # batch stores are known by their names; what is rebuilt is rebuilt by the worker's own way
+    "recovery": BASE | {"definitions", "compile", "registry", "shard", "online", "offline", "worker"},
     "batch": BASE | {"definitions", "compile", "online", "offline"},  # sources of rows, and both stores
     "training": BASE | {"definitions", "compute", "compile", "registry", "offline", "batch"},
     "serving": BASE | {"definitions", "compute", "compile", "registry", "online"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurestore.errors import StoreFullError
+from featurestore.errors import StoreFormatError, StoreFullError
 from featurestore.sources.verdicts import VerdictJournal
 
 
@@ -61,7 +61,7 @@ def test_verdicts_below_the_resume_offset_are_dropped(tmp_path: Path) -> None:
     first.record(offsets(*range(0, 1000, 2)), 1000)
     first.close()
     VerdictJournal(tmp_path, "g", 0, 990).close()
-    assert (tmp_path / "g-0.future").stat().st_size == 5 * 8
+    assert (tmp_path / "g-0.future").stat().st_size == 5 * 12
     again = VerdictJournal(tmp_path, "g", 0, 990)
     assert replayed(again, 990, 991, 998) == ([True, True, True], [True, False, True])
     again.close()
@@ -72,7 +72,7 @@ def test_replaying_a_verdict_writes_it_once(tmp_path: Path) -> None:
         journal = VerdictJournal(tmp_path, "g", 0, 0)
         journal.record(offsets(4, 6), 8)
         journal.close()
-    assert (tmp_path / "g-0.future").stat().st_size == 2 * 8
+    assert (tmp_path / "g-0.future").stat().st_size == 2 * 12
 
 
 def test_an_entry_torn_by_a_crash_is_cut_off_and_later_ones_are_read(tmp_path: Path) -> None:
@@ -87,6 +87,35 @@ def test_an_entry_torn_by_a_crash_is_cut_off_and_later_ones_are_read(tmp_path: P
     third = VerdictJournal(tmp_path, "g", 0, 0)
     assert replayed(third, 3, 7)[1] == [True, True]
     third.close()
+
+
+@pytest.mark.parametrize("name", ["g-0.future", "g-0.judged"])
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path, name: str) -> None:
+    first = VerdictJournal(tmp_path, "g", 0, 0)
+    first.record(offsets(0, 3, 900), 1000)
+    first.close()
+    path = tmp_path / name
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(StoreFormatError, match=f"{name} is damaged") as caught:
+            VerdictJournal(tmp_path, "g", 0, 0)
+        assert "featurestore rebuild" in str(caught.value.hint)
+
+
+def test_zeros_that_a_power_cut_left_at_the_end_are_cut_off(tmp_path: Path) -> None:
+    first = VerdictJournal(tmp_path, "g", 0, 0)
+    first.record(offsets(0, 3), 8)
+    first.close()
+    for name in ("g-0.future", "g-0.judged"):
+        with (tmp_path / name).open("ab") as file:
+            file.write(bytes(20))
+    again = VerdictJournal(tmp_path, "g", 0, 0)
+    assert again.replay_end == 8
+    assert replayed(again, 0, 3, 4)[1] == [True, True, False]
+    again.close()
 
 
 def test_a_lost_mark_keeps_the_future_verdicts(tmp_path: Path) -> None:
