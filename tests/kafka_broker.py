@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -61,7 +62,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -74,15 +75,26 @@ def _free_ports(count: int) -> list[int]:
 class KafkaBroker:
     """One broker with its controller. Its data outlive `stop` and `kill`, and are gone after `remove`.
 
-    proxy_port: of a proxy in front of the broker's port `behind_proxy_port`; its clients are told to come by it.
+    proxy_port: of a proxy in front of the broker's port `behind_proxy_port`; its clients are told to come by it. node,
+    controller_ports: its number in a cluster, and the controllers' ports of all of that cluster by number.
     """
 
-    def __init__(self, folder: Path | None = None, *, heap: str = "512m", proxy_port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        heap: str = "512m",
+        proxy_port: int | None = None,
+        node: int = 1,
+        controller_ports: Mapping[int, int] | None = None,
+    ) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="kafka-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self._heap = heap
         self._process: subprocess.Popen[bytes] | None = None
-        self._port, self._controller_port, self.behind_proxy_port = _free_ports(3)
+        self._port, controller_port, self.behind_proxy_port = free_ports(3)
+        self.node = node
+        self._controller_ports = controller_ports or {node: controller_port}
         self._proxy_port = proxy_port
         self._write_config()
 
@@ -96,7 +108,9 @@ class KafkaBroker:
         return self._process.pid
 
     def _write_config(self) -> None:
-        listeners = f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller_port}"
+        listeners = f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller_ports[self.node]}"
+        voters = ",".join(f"{node}@127.0.0.1:{port}" for node, port in self._controller_ports.items())
+        copies = len(self._controller_ports)
         advertised = f"PLAINTEXT://127.0.0.1:{self._port}"
         if self._proxy_port is not None:
             listeners += f",PROXIED://127.0.0.1:{self.behind_proxy_port}"
@@ -105,8 +119,8 @@ class KafkaBroker:
             "\n".join(
                 [
                     "process.roles=broker,controller",
-                    "node.id=1",
-                    f"controller.quorum.voters=1@127.0.0.1:{self._controller_port}",
+                    f"node.id={self.node}",
+                    f"controller.quorum.voters={voters}",
                     f"listeners={listeners}",
                     f"advertised.listeners={advertised}",
                     "controller.listener.names=CONTROLLER",
@@ -114,14 +128,18 @@ class KafkaBroker:
                     f"log.dirs={self.folder / 'data'}",
                     "num.partitions=1",
                     "auto.create.topics.enable=false",
-                    "offsets.topic.replication.factor=1",
+                    f"offsets.topic.replication.factor={copies}",
                     "offsets.topic.num.partitions=1",
-                    "transaction.state.log.replication.factor=1",
+                    f"transaction.state.log.replication.factor={copies}",
+                    f"default.replication.factor={copies}",
+                    f"min.insync.replicas={(copies + 1) // 2}",
                     "transaction.state.log.min.isr=1",
                     "transaction.state.log.num.partitions=1",
                     "group.initial.rebalance.delay.ms=0",
                     # Compaction of a topic within a second, not fifteen.
                     "log.cleaner.backoff.ms=200",
+                    # By default half of a small heap.
+                    "log.cleaner.dedupe.buffer.size=4194304",
                 ]
             )
         )
@@ -132,6 +150,11 @@ class KafkaBroker:
 
     def start(self) -> KafkaBroker:
         """Start it (again), and wait until it answers."""
+        self.launch()
+        return self.wait_until_it_answers()
+
+    def launch(self) -> None:
+        """Start it (again); a broker of a cluster answers once most of them are there."""
         config = str(self.folder / "server.properties")
         if not (self.folder / "data").exists():
             subprocess.run(
@@ -149,6 +172,10 @@ class KafkaBroker:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+
+    def wait_until_it_answers(self) -> KafkaBroker:
+        """Raises RuntimeError with the end of its log when it does not."""
+        assert self._process is not None
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
@@ -164,9 +191,7 @@ class KafkaBroker:
         """Make a topic and wait until it is there; returns its name. config: topic settings, `_` for `.`."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         settings = {key.replace("_", "."): value for key, value in config.items()}
-        admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)])[
-            name
-        ].result(20)
+        admin.create_topics([NewTopic(name, num_partitions=partitions, config=settings)])[name].result(20)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             found = admin.list_topics(topic=name, timeout=5).topics[name]
