@@ -45,8 +45,9 @@ def wait_for_job(project: Project, outcome: str) -> dict[str, Any]:
     """The newest job, once it is so and its offsets are known."""
     until = time.monotonic() + 30
     while True:
-        # Before the first start there is no registry.
-        found = jobs(project) if (project.data_dir / "registry" / "registry.db").exists() else []
+        # Before the first start there is no registry, or one that is being made.
+        asked = project.call("jobs", "--json")
+        found = json.loads(asked.stdout)["jobs"] if asked.returncode == 0 else []
         if found and found[0]["outcome"] == outcome:
             return found[0]
         assert time.monotonic() < until, found

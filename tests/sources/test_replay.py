@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -57,6 +58,14 @@ class Place:
             return replayer.replay(messages), replayer.settled
 
     def arrived(self) -> list[tuple[int, bytes | None, bytes | None, bytes]]:
+        # A commit is answered before the broker has written it into every partition.
+        until = time.monotonic() + 5
+        everything = {"isolation.level": "read_uncommitted"}
+        while (
+            look_at_topic(self.at.bootstrap_servers, self.at.topic, everything, self.data_dir) != self.describe()
+            and time.monotonic() < until
+        ):
+            time.sleep(0.05)
         fetcher = MessageFetcher(self.at.address, self.at.topic, {})
         try:
             return [
