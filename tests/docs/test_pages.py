@@ -17,6 +17,7 @@ IN_A_PROJECT = (
     "docs/how-to/offline-data.md",
     "docs/how-to/training-leakage.md",
     "docs/how-to/operate.md",
+    "docs/how-to/recover.md",
     "docs/how-to/backfill.md",
     "docs/how-to/versions.md",
     "docs/how-to/batch-features.md",
