@@ -6,6 +6,7 @@ Exits with 1 when a store differs, a reader was told something wrong, or memory,
 from __future__ import annotations
 
 import argparse
+import shutil
 import socket
 import sys
 import tempfile
@@ -34,12 +35,16 @@ def main() -> int:
     def tell(what: str) -> None:
         console.print(f"{time.monotonic() - began:7.1f} s  {what}", highlight=False)
 
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, chaos(Path(folder), asked.seed, port) as one:
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    with chaos(folder, asked.seed, port) as one:
         try:
             report = one.run(asked.minutes * 60, tell)
         except AssertionError as error:
-            console.print(f"seed {asked.seed}: {error}", style="red", highlight=False)
+            console.print(
+                f"seed {asked.seed}, its logs and stores are in {folder}: {error}", style="red", highlight=False
+            )
             return 1
+    shutil.rmtree(folder)
     console.print(table_of(report))
     for line in report.grown():
         console.print(line, style="red")

@@ -51,7 +51,9 @@ class Load(threading.Thread):
         self._topic = topic
         self.partitions = partitions
         self._again = again
-        self._stream = iter(TransactionStream(Shape(events=1_000_000, cards=200, duration_s=400_000.0), seed=seed))
+        # So long ago that no event of a run of an hour lies in the future.
+        shape = Shape(events=4_000_000, cards=200, start="2026-01-05T08:00:00Z", duration_s=1_600_000.0)
+        self._stream = iter(TransactionStream(shape, seed=seed))
         self._stopped = threading.Event()
         self.sent = 0
 
