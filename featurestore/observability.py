@@ -77,6 +77,11 @@ TABLE: dict[str, Declared] = {
     ),
     "watermark_delay_seconds": Declared(Gauge, "Wall clock minus the view's watermark.", ("view", "version")),
     "consumer_lag": Declared(Gauge, "Messages between what was read and the partition's end.", ("source", "partition")),
+    "offsets_lost": Declared(
+        Gauge,
+        "Offsets that the broker had removed before they were read, left out with --accept-gap; since the store began.",
+        ("source", "partition"),
+    ),
     "commit_duration_seconds": Declared(
         Histogram, "Time of one shard's commit: merge, write, emission.", ("source",), COMMIT_BUCKETS
     ),
@@ -130,6 +135,7 @@ class Metrics:
     watermark_seconds: Gauge
     watermark_delay_seconds: Gauge
     consumer_lag: Gauge
+    offsets_lost: Gauge
     commit_duration_seconds: Histogram
     rows_written_total: Counter
     snapshot_rows_total: Counter
@@ -164,6 +170,10 @@ class Metrics:
         """Note how far each partition's end is away."""
         for partition, messages in lag.items():
             self.consumer_lag.labels(source, str(partition)).set(messages)
+
+    def observe_offsets_lost(self, source: str, partition: int, offsets: int) -> None:
+        """Note how many offsets of a partition were ever left out."""
+        self.offsets_lost.labels(source, str(partition)).set(offsets)
 
     def observe_commit(self, source: str, report: CommitReport, seconds: float) -> None:
         """Count what one shard's commit did. The counts of a report are those of that commit alone."""

@@ -38,6 +38,14 @@ def run(
             help="Apply changed definitions before the run; new versions are served at once, but for batch views.",
         ),
     ] = False,
+    accept_gap: Annotated[
+        bool,
+        typer.Option(
+            "--accept-gap",
+            help="Go on without messages that the broker removed before they were read, and count them; the default is "
+            "to stop.",
+        ),
+    ] = False,
     bootstrap_servers: BootstrapServers = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -63,6 +71,7 @@ def run(
         apply,
         context.find_root().params["log_level"],
         revision=git_revision(Path.cwd()) if apply else None,
+        accept_gap=accept_gap,
     )
     if not sys.stderr.isatty():
         run_workers(settings, options)

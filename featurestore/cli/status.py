@@ -71,6 +71,11 @@ def _show_streams(report: "StatusReport") -> None:
             print_note(f"{source.name}: dead letters: {reasons}")
         if source.duplicates:
             print_note(f"{source.name}: duplicates: {source.duplicates:,}")
+        if source.offsets_lost:
+            places = ", ".join(
+                f"{gap.first} to {gap.end - 1} of partition {gap.partition}" for gap in source.offset_gaps
+            )
+            print_note(f"{source.name}: {source.offsets_lost:,} offsets were gone before they were read: {places}")
         if source.broker_error:
             print_note(f"{source.name}: lag unknown: {source.broker_error}")
         if not source.has_store:

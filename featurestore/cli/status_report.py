@@ -31,6 +31,7 @@ from featurestore.online.source_store import read_store_info
 from featurestore.registry import RegisteredView, Registry, Role, Route, split_reference
 from featurestore.shard.protocol import Fence, ViewCounts, ViewState
 from featurestore.sources.topics import TopicInfo, look_at_topic
+from featurestore.worker.offset_gaps import read_offset_gaps
 
 BROKER_TIMEOUT_S = 2.0
 
@@ -47,9 +48,20 @@ class PartitionStatus(msgspec.Struct, frozen=True):
     lag: int | None
 
 
+class LostOffsets(msgspec.Struct, frozen=True):
+    """Offsets [first, end) of a partition that were gone before they were read, left out with --accept-gap."""
+
+    generation: str
+    partition: int
+    first: int
+    end: int
+    noticed_at: str
+
+
 class SourceStatus(msgspec.Struct, frozen=True):
     """A source. Messages are counted as archived: read = accepted + late + dead letters + duplicates. imported:
-    events of history by generation, which no message brought.
+    events of history by generation, which no message brought. offsets_lost: of all generations; 0 unless a gap was
+    accepted.
 
     generation: None when the broker does not answer; then broker_error says why, and partitions are those last read.
     """
@@ -66,6 +78,8 @@ class SourceStatus(msgspec.Struct, frozen=True):
     dead_letters: dict[str, int]
     duplicates: int
     imported: dict[str, int]
+    offsets_lost: int
+    offset_gaps: list[LostOffsets]
     has_store: bool
 
 
@@ -199,6 +213,7 @@ def _source_status(
             )
     lags = [partition.lag for partition in partitions if partition.lag is not None]
     counts = archive_counts(data_dir / "offline", source.name)
+    gaps = _lost_offsets(data_dir, source.name)
     return SourceStatus(
         name=source.name,
         topic=source.topic,
@@ -212,8 +227,18 @@ def _source_status(
         dead_letters=counts.dead_letters,
         duplicates=counts.duplicates,
         imported=counts.imported,
+        offsets_lost=sum(gap.end - gap.first for gap in gaps),
+        offset_gaps=gaps,
         has_store=read_store_info(data_dir, source.name) is not None,
     )
+
+
+def _lost_offsets(data_dir: Path, source: str) -> list[LostOffsets]:
+    found = []
+    for key, gaps in sorted(read_offset_gaps(data_dir, source).items()):
+        generation, _, partition = key.rpartition("/")
+        found += [LostOffsets(generation, int(partition), gap.first, gap.end, gap.noticed_at) for gap in gaps]
+    return found
 
 
 def _view_status(

@@ -54,6 +54,7 @@ from featurestore.recovery.rebuilding import (
 )
 from featurestore.recovery.restore import SET_ASIDE
 from featurestore.registry import Registry
+from featurestore.worker import offset_gaps
 from featurestore.worker.archive_run import ArchiveRun, ArchiveRunOptions
 from featurestore.worker.backfill_plan import PartialView, partial_view
 from featurestore.worker.prepare import RegisteredSource, read_archive_starts
@@ -361,7 +362,7 @@ class _Rebuild:
         aside = self._data_dir / exchange.set_aside
         if (new / "store.json").exists():
             if self._store.exists():
-                self._keep_archive_starts(new)
+                self._keep_notes(new)
                 make_folder(aside)
                 # A shell is what locking makes where the old one has been moved already.
                 self._store.replace(aside / ("online" if not (aside / "online").exists() else f"lock-{os.getpid()}"))
@@ -380,10 +381,12 @@ class _Rebuild:
             path = self._store / "archive_starts.json"
             path.replace(path.with_suffix(".damaged"))
 
-    def _keep_archive_starts(self, new: Path) -> None:
-        """Where the archive of each partition began is older than any store."""
+    def _keep_notes(self, new: Path) -> None:
+        """Where the archive of each partition began, and what it was told to go on without, is older than any store."""
         if read_archive_starts(self._data_dir, self._source.name):
             shutil.copyfile(self._store / "archive_starts.json", new / "archive_starts.json")
+        if (self._store / offset_gaps.FILE_NAME).exists():
+            shutil.copyfile(self._store / offset_gaps.FILE_NAME, new / offset_gaps.FILE_NAME)
 
     def _entities(self, views: Sequence[CompiledView]) -> dict[str, int]:
         reader = OnlineReader(self._data_dir, self._source.name)

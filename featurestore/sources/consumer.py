@@ -30,7 +30,7 @@ from featurestore.sources.duplicates import SeenIds
 from featurestore.sources.epochs import EarlierSource, SourceVerdicts
 from featurestore.sources.messages import collect
 from featurestore.sources.schema_registry import SchemaRegistry
-from featurestore.sources.topics import describe_topic, made_again, refuse_made_again
+from featurestore.sources.topics import GAP_HINT, describe_topic, made_again, refuse_made_again
 from featurestore.sources.verdicts import VerdictJournal
 
 log = structlog.get_logger()
@@ -56,10 +56,14 @@ LEAVE_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a partition is read on. max_event_time_us: the largest before `next_offset`, NO_TIME if none."""
+    """Where a partition is read on. max_event_time_us: the largest before `next_offset`, NO_TIME if none.
+
+    read_from: the offset to ask for, where those before it are gone and are to be left out; None: `next_offset`.
+    """
 
     next_offset: int
     max_event_time_us: int = NO_TIME
+    read_from: int | None = None
 
 
 @dataclass
@@ -143,7 +147,9 @@ class SourceReader:
             spec, earlier, newest, self._journals, seen, base_dir=base_dir, registry=registry
         )
         self._reading = {p.number for p in self._partitions.values() if not p.finished}
-        self._consumer.assign([self._place(p, self._partitions[p].next_offset) for p in self._reading])
+        self._consumer.assign(
+            [self._place(p, partitions[p].read_from or self._partitions[p].next_offset) for p in self._reading]
+        )
 
     @property
     def finished(self) -> bool:
@@ -296,7 +302,7 @@ class SourceReader:
                 refuse_made_again(self._servers, self._spec.topic, self._settings, self._generation)
                 raise OffsetGapError(
                     f"{place}: the offset to read on from is gone: {error.str()}",
-                    hint="lengthen the topic's retention; to begin again without them, use a new data_dir",
+                    hint=GAP_HINT,
                 )
             if error.code() in _DENIED:
                 raise SourceError(f"{place}: {error.str()}", hint="give the worker's user the right to read it")

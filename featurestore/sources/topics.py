@@ -23,6 +23,7 @@ from featurestore.sources.embedded import EMBEDDED, EmbeddedAddress, embedded_ad
 
 log = structlog.get_logger()
 
+GAP_HINT = "lengthen the topic's retention; to go on without them: featurestore run … --accept-gap"
 REQUEST_TIMEOUT_S = 5.0
 RETRY_WAIT_S_MAX = 5.0
 
@@ -198,6 +199,6 @@ def check_resume(
         raise OffsetGapError(
             f"{place}: offsets {resume_offset} to {first - 1} are still needed, but the broker keeps "
             f"only those from {first} on",
-            hint="lengthen the topic's retention; to begin again without them, use a new data_dir",
+            hint=GAP_HINT,
         )
     return ReadFrom(max(first, resume_offset), max(0, first - resume_offset))

@@ -43,7 +43,8 @@ class SourcePlan(msgspec.Struct, frozen=True):
     resume: by partition, the pair to read on from; the least over shards, views and archive. archive_start: where the
     archive begins for a partition that has no file yet. stop_at: recorded ends of a bounded run. archive: read this
     instead of the topic, and write no archive. earlier: definitions of the source that decide about messages before
-    some offset, the oldest first.
+    some offset, the oldest first. read_from: of partitions with an accepted gap at `resume`, the offset behind it;
+    offsets_lost: by partition, how many were ever left out so.
     """
 
     source: SourceSpec
@@ -56,13 +57,15 @@ class SourcePlan(msgspec.Struct, frozen=True):
     stop_at: dict[int, int] | None
     archive: ArchivePlan | None = None
     earlier: tuple[EarlierSource, ...] = ()
+    read_from: dict[int, int] = {}
+    offsets_lost: dict[int, int] = {}
 
 
 class RunPlan(msgspec.Struct, frozen=True):
     """One run. base_dir: of the project. run_id: unique for each start of the cluster. log_level: of the children's
     logs. drain_marker, replan_marker: files whose presence ends every process: for good, or to be
     started again with a new plan. metrics_dir: where each process keeps writing its metrics for a live display, None
-    without one.
+    without one. accept_gap: leave out what the broker has no more.
     """
 
     base_dir: str
@@ -74,6 +77,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     log_level: str
     sources: tuple[SourcePlan, ...]
     metrics_dir: str | None = None
+    accept_gap: bool = False
 
     @property
     def reads_archive(self) -> bool:

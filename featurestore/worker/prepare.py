@@ -18,7 +18,7 @@ from featurestore.batches import NO_TIME
 from featurestore.compile.view import CompiledView, compile_view
 from featurestore.config import Settings
 from featurestore.definitions.specs import SourceSpec
-from featurestore.errors import StoreFormatError
+from featurestore.errors import OffsetGapError, StoreFormatError
 from featurestore.offline.archive import read_ends
 from featurestore.offline.atomic import write_atomically
 from featurestore.offline.snapshots import finish_recovery, recover
@@ -33,8 +33,9 @@ from featurestore.registry import RegisteredView
 from featurestore.shard.protocol import Commit, Fence, ViewState, fence_key
 from featurestore.sources.epochs import EarlierSource
 from featurestore.sources.topics import TopicInfo, check_resume, wait_for_topic
+from featurestore.worker.offset_gaps import OffsetGap, note_offset_gaps, read_offset_gaps
 from featurestore.worker.plan import SourcePlan, ViewPlan
-from featurestore.worker.resume import archive_starts, decided_offsets, first_fences, resume_points
+from featurestore.worker.resume import archive_starts, decided_offsets, first_fences, newest_before, resume_points
 
 log = structlog.get_logger()
 
@@ -75,11 +76,13 @@ def plan_source(
     earlier: EarlierSources,
     *,
     until_end: bool,
+    accept_gap: bool,
     stop: Callable[[], bool],
 ) -> SourcePlan:
     """Decide where a source's partitions are read on. The caller holds the source's lock.
 
-    earlier: which definitions of the source decided before the present one.
+    earlier: which definitions of the source decided before the present one. accept_gap: leave out what the broker has
+    no more, and count it.
 
     Raises SourceError (no topic, offsets gone), StoreError (a shard missing or damaged).
     """
@@ -103,9 +106,15 @@ def plan_source(
     }
     starts = _archive_starts(data_dir, source.name, topic, fences)
     resume = resume_points(fences, ends, starts)
-    for partition, fence in resume.items():
-        place = f"topic '{source.topic}' partition {partition}"
-        check_resume(fence.next_offset, *topic.partitions[partition], place=place)
+    known_gaps = read_offset_gaps(data_dir, source.name)
+    read_from = _behind_gaps(source, topic, resume, ends, known_gaps, accept_gap=accept_gap)
+    if read_from:
+        gaps = {p: (resume[p].next_offset, first) for p, first in read_from.items()}
+        note_offset_gaps(data_dir, source.name, {fence_key(topic.generation, p): gap for p, gap in gaps.items()})
+        for partition, (first, end) in gaps.items():
+            log.warning("offsets_lost", source=source.name, partition=partition, first=first, end=end, lost=end - first)
+            known = [*fences[partition], ends.get(partition, starts[partition])]
+            resume[partition] = Fence(first, newest_before(end, known))
     log.info(
         "resume",
         source=source.name,
@@ -122,7 +131,48 @@ def plan_source(
         archive_start=starts,
         stop_at={p: high for p, (_, high) in topic.partitions.items()} if until_end else None,
         earlier=earlier(source, topic.generation, resume, decided_offsets(fences, ends)),
+        read_from=read_from,
+        offsets_lost=_offsets_lost(data_dir, source.name, topic),
     )
+
+
+def _behind_gaps(
+    source: SourceSpec,
+    topic: TopicInfo,
+    resume: Mapping[int, Fence],
+    ends: Mapping[int, Fence],
+    known: Mapping[str, Sequence[OffsetGap]],
+    *,
+    accept_gap: bool,
+) -> dict[int, int]:
+    """By partition, the first offset that is left where some that are needed are gone. Raises OffsetGapError.
+
+    known: gaps that an earlier start was told to accept; it may have ended before it had left them behind.
+    """
+    behind = {}
+    for partition, fence in resume.items():
+        place = f"topic '{source.topic}' partition {partition}"
+        first, end = topic.partitions[partition]
+        if partition in ends and fence.next_offset < first <= ends[partition].next_offset:
+            # Nothing is lost that would have to be accepted.
+            raise OffsetGapError(
+                f"{place}: offsets {fence.next_offset} to {first - 1} are still needed by the online store; the broker "
+                f"keeps only those from {first} on, but the archive has them",
+                hint=f"make the online store again from the archive: featurestore rebuild {source.name}",
+            )
+        accepted = any(
+            gap.first <= fence.next_offset and first <= gap.end
+            for gap in known.get(fence_key(topic.generation, partition), ())
+        )
+        found = check_resume(fence.next_offset, first, end, place=place, accept_gap=accept_gap or accepted)
+        if found.lost:
+            behind[partition] = found.offset
+    return behind
+
+
+def _offsets_lost(data_dir: Path, source: str, topic: TopicInfo) -> dict[int, int]:
+    gaps = read_offset_gaps(data_dir, source)
+    return {p: sum(gap.lost for gap in gaps.get(fence_key(topic.generation, p), [])) for p in topic.partitions}
 
 
 def _first_fences(view: RegisteredView, topic: TopicInfo) -> dict[int, Fence]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from featurestore.batches import NO_TIME
 from featurestore.shard.protocol import Fence, ViewState, fence_key
 
 
@@ -53,6 +54,15 @@ def resume_points(
         partition: min([*candidates, ends.get(partition, starts[partition])], key=_earliest)
         for partition, candidates in fences.items()
     }
+
+
+def newest_before(gap_end: int, known: Sequence[Fence]) -> int:
+    """The largest event time, µs, that is known of what lies before a gap's end; NO_TIME if none is.
+
+    known: fences of a partition, and its archive's end. The furthest of those before the gap's end knows most of the
+    messages in it: a restart that left it out would take for on time what was too late before.
+    """
+    return max((fence.max_event_time_us for fence in known if fence.next_offset <= gap_end), default=NO_TIME)
 
 
 def decided_offsets(fences: Mapping[int, Sequence[Fence]], ends: Mapping[int, Fence]) -> dict[int, int]:

@@ -38,6 +38,7 @@ log = structlog.get_logger()
 @dataclass(frozen=True)
 class RunOptions:
     """How to run. until_end: stop at the topics' present ends. close_windows: emit open windows at that end.
+    accept_gap: leave out, and count, what the broker has removed before it was read.
 
     apply: write changed definitions to the registry first; revision: of git, that they are of. log_level: of child
     processes. metrics_dir: where processes keep writing their metrics for a live display; stderr: a file descriptor for
@@ -54,6 +55,7 @@ class RunOptions:
     metrics_dir: Path | None = None
     stderr: int | None = None
     revision: str | None = None
+    accept_gap: bool = False
 
 
 def run(settings: Settings, options: RunOptions) -> None:
@@ -204,6 +206,7 @@ class _Planner:
             log_level=options.log_level,
             sources=tuple(self._plan(source) for source in self._sources),
             metrics_dir=None if options.metrics_dir is None else str(options.metrics_dir),
+            accept_gap=options.accept_gap,
         )
 
     def _plan(self, source: RegisteredSource) -> SourcePlan:
@@ -212,6 +215,7 @@ class _Planner:
             source,
             self._earlier_sources,
             until_end=self._options.until_end,
+            accept_gap=self._options.accept_gap,
             stop=self._marker.exists,
         )
         ends = self._recorded.setdefault((plan.source.name, plan.generation), plan.stop_at)

@@ -12,6 +12,7 @@ import structlog
 from featurestore.batches import PartitionProgress, SourcePoll
 from featurestore.compile.bind import BoundView
 from featurestore.config import Settings
+from featurestore.errors import OffsetGapError
 from featurestore.observability import Metrics
 from featurestore.offline import ArchiveEnd, SourceArchive
 from featurestore.offline.recent_ids import read_recent_ids
@@ -54,7 +55,12 @@ class SourceTask:
         data_dir = Path(settings.store.data_dir)
         name = plan.source.name
         mine = [partition for partition in sorted(plan.resume) if partition % processes == process]
-        resume = {p: ResumePoint(plan.resume[p].next_offset, plan.resume[p].max_event_time_us) for p in mine}
+        resume = {
+            p: ResumePoint(plan.resume[p].next_offset, plan.resume[p].max_event_time_us, plan.read_from.get(p))
+            for p in mine
+        }
+        for partition in mine:
+            metrics.observe_offsets_lost(name, partition, plan.offsets_lost.get(partition, 0))
         stop_at = None if plan.stop_at is None else {p: plan.stop_at[p] for p in mine}
         starts = {
             p: ArchiveEnd(plan.archive_start[p].next_offset, plan.archive_start[p].max_event_time_us) for p in mine
@@ -98,7 +104,15 @@ class SourceTask:
         if self._watch is not None and self._has_grown(self._watch.seen):
             self._run.request_replan()
             return None
-        poll = self._reader.poll(POLL_TIMEOUT_S)
+        try:
+            poll = self._reader.poll(POLL_TIMEOUT_S)
+        except OffsetGapError as error:
+            if not self._run.accept_gap:
+                raise
+            # A new plan finds what is left; it alone decides about gaps.
+            log.warning("offsets_gone", source=self._plan.source.name, error=error.message)
+            self._run.request_replan()
+            return None
         now = time.monotonic()
         if poll is None:
             self._archive.maybe_flush(now)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException
 
 from featurestore.examples.transactions import Shape, TransactionStream
 from featurestore.offline.read import archive_counts
@@ -150,23 +149,3 @@ def test_a_topic_made_again_is_noticed_and_read_from_its_beginning(
     assert status.returncode == 0, status.stderr
     for view in json.loads(status.stdout)["views"]:
         assert view["applied"] + view["filtered"] + view["null_key"] == counts.accepted, "every event of both, once"
-
-
-def test_offsets_that_retention_removed_stop_the_run_and_are_named(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
-    address = kafka_broker.bootstrap_servers
-    topic = kafka_broker.create_topic(f"gone-{os.urandom(4).hex()}", 1)
-    place = TopicAt("kafka", address, address, topic, 1)
-    messages = list(TransactionStream(Shape(events=3_000, cards=50, duration_s=900.0), seed=4))
-    project = Project.create(tmp_path, address, topic)
-    send(place, messages[:1_000])
-    project.run_until_end()
-    before = read_stores(project)
-    send(place, messages[1_000:])
-    admin = AdminClient({"bootstrap.servers": address})
-    limit = TopicPartition(topic, 0, 1_500)
-    admin.delete_records([limit])[limit].result(20)
-    done = project.call("run", MODULE, "--until-end")
-    assert done.returncode == 1
-    assert "offsets 1000 to 1499 are still needed" in done.stderr
-    assert "Hint:" in done.stderr
-    assert_same_stores(read_stores(project), before)

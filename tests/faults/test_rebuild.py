@@ -202,7 +202,7 @@ def test_outbox_writes_and_the_recovery_of_a_run_are_steps_that_a_backup_waits_f
     registry = Registry.open(settings.registry_place, create=False)
     source = RegisteredSource(registry.source("transactions"), tuple(registry.live_views()))
     registry.close()
-    prepare.plan_source(settings, source, lambda *arguments: (), until_end=True, stop=lambda: False)
+    prepare.plan_source(settings, source, lambda *arguments: (), until_end=True, accept_gap=False, stop=lambda: False)
     assert looked[0] == "recover_outbox"
 
 
