@@ -45,12 +45,15 @@ class Load(threading.Thread):
     again: every this many messages the last five are sent once more, 0 for never.
     """
 
-    def __init__(self, servers: str, topic: str, partitions: int, seed: int, *, again: int = 0) -> None:
+    def __init__(
+        self, servers: str, topic: str, partitions: int, seed: int, *, again: int = 0, events_per_s: int = EVENTS_PER_S
+    ) -> None:
         super().__init__(daemon=True)
         self._servers = servers
         self._topic = topic
         self.partitions = partitions
         self._again = again
+        self._events_per_s = events_per_s
         # So long ago that no event of a run of an hour lies in the future.
         shape = Shape(events=4_000_000, cards=200, start="2026-01-05T08:00:00Z", duration_s=1_600_000.0)
         self._stream = iter(TransactionStream(shape, seed=seed))
@@ -61,7 +64,7 @@ class Load(threading.Thread):
         sender = MessageSender(self._servers, self._topic, PATIENT)
         last: list[tuple[int, bytes | None, bytes]] = []
         while not self._stopped.is_set():
-            for _ in range(EVENTS_PER_S // 10):
+            for _ in range(self._events_per_s // 10):
                 key, value = next(self._stream)
                 last = [*last[-4:], (self.sent % self.partitions, key, value)]
                 self.sent += 1
