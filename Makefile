@@ -1,4 +1,4 @@
-.PHONY: demo test check chaos
+.PHONY: demo test check chaos faults
 
 # The whole road on generated events.
 demo:
@@ -11,6 +11,11 @@ test:
 # What CI runs.
 check:
 	bash .ci/run
+
+# The fault suite in its long form, an hour of both cores: more kills and histories, longer pauses, three brokers.
+faults:
+	FEATURESTORE_TEST_FAULTS=long FEATURESTORE_TEST_KILLS=100 FEATURESTORE_TEST_HISTORIES=2000 \
+		python3 dev.py test tests/faults tests/simulation tests/sources tests/integration/test_kill.py
 
 # Random faults under load on a real broker, then a comparison. `make chaos SEED=7 MINUTES=5`.
 SEED ?= 1

@@ -177,9 +177,9 @@ class Chaos:
         wait_for(lambda: committed_events(self._log, 0) > before + 500, 120, self._log)
 
     def _compare(self) -> None:
-        self.project.run_until_end()
+        self.project.run_until_end(timeout=900)
         other = Project.create(self.folder / "undisturbed", self._broker.bootstrap_servers, self._topic)
-        other.run_until_end()
+        other.run_until_end(timeout=900)
         stores = read_stores(self.project)
         assert_same_stores(stores, read_stores(other))
         messages = committed_log(self._broker.bootstrap_servers, self._topic, self._load.partitions)

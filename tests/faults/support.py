@@ -23,6 +23,7 @@ from tests.oracle.wire import Column
 MODULE = "pipelines/transactions.py"
 LONG = os.environ.get("FEATURESTORE_TEST_FAULTS") == "long"
 EVENTS_PER_S = 1_000
+EVENTS_MAX = 4_000_000
 PATIENT = {"message.timeout.ms": "300000", "topic.metadata.refresh.interval.ms": "500"}
 """Settings of a sender that outlives a broker's absence, and soon hears of new partitions."""
 COLUMNS = {
@@ -55,7 +56,8 @@ class Load(threading.Thread):
         self._again = again
         self._events_per_s = events_per_s
         # So long ago that no event of a run of an hour lies in the future.
-        shape = Shape(events=4_000_000, cards=200, start="2026-01-05T08:00:00Z", duration_s=1_600_000.0)
+        duration_s = 400.0 * EVENTS_MAX / events_per_s
+        shape = Shape(events=EVENTS_MAX, cards=200, start="2026-01-05T08:00:00Z", duration_s=duration_s)
         self._stream = iter(TransactionStream(shape, seed=seed))
         self._stopped = threading.Event()
         self.sent = 0

@@ -48,8 +48,7 @@ def kill_a_member(log: Path, chance: random.Random) -> None:
 def assert_nothing_lost_or_twice(project: Project, folder: Path, servers: str, topic: str, partitions: int) -> int:
     """Both stores, brought to the topic's end, against an undisturbed run; how many messages the topic has."""
     for one in (project, other := Project.create(folder, servers, topic)):
-        done = one.call("run", MODULE, "--apply", "--until-end", timeout=600)
-        assert done.returncode == 0, done.stderr[-3000:]
+        one.run_until_end(timeout=900)
     assert_same_stores(read_stores(project), read_stores(other))
     consumer = Consumer({"bootstrap.servers": servers, "group.id": "plain"})
     places = [TopicPartition(topic, partition) for partition in range(partitions)]

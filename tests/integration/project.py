@@ -83,9 +83,9 @@ class Project:
         """Run a command to its end."""
         return run_command(arguments, self.folder, self.environment(), timeout)
 
-    def run_until_end(self, *options: str) -> None:
+    def run_until_end(self, *options: str, timeout: float = 60) -> None:
         """Bring the stores to the topic's end; fails the test when the run fails."""
-        done = self.call("run", self.example.module, "--apply", "--until-end", *options, timeout=60)
+        done = self.call("run", self.example.module, "--apply", "--until-end", *options, timeout=timeout)
         assert done.returncode == 0, done.stderr[-3000:]
 
     def start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
