@@ -6,7 +6,7 @@ No bytewax recovery store is used: `snapshot` returns None, the fences in the sh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Protocol
 
 import bytewax.operators as op
@@ -20,6 +20,8 @@ from featurestore.worker.host import ShardSlot, SourceHost
 from featurestore.worker.spread import shard_key
 
 KeyedBatch = tuple[str, tuple[int, ShardBatch]]
+
+_AT_ONCE = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class ReadingTask(Protocol):
@@ -42,6 +44,11 @@ class _TaskPartition(StatelessSourcePartition[KeyedBatch]):
         if routed is None:
             raise StopIteration
         return [(self._keys[shard], (shard, batch)) for shard, batch in routed]
+
+    def next_awake(self) -> datetime:
+        # Reading waits by itself. What bytewax does without an answer, a pause after a poll that gave nothing, ends by
+        # the wall clock: one set back by a day would make it a day.
+        return _AT_ONCE
 
     def close(self) -> None:
         self._task.close()

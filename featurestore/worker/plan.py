@@ -65,7 +65,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     """One run. base_dir: of the project. run_id: unique for each start of the cluster. log_level: of the children's
     logs. drain_marker, replan_marker: files whose presence ends every process: for good, or to be
     started again with a new plan. metrics_dir: where each process keeps writing its metrics for a live display, None
-    without one. accept_gap: leave out what the broker has no more.
+    without one. accept_gap: leave out what the broker has no more. planned_at_ns: by the clock of the run.
     """
 
     base_dir: str
@@ -78,6 +78,7 @@ class RunPlan(msgspec.Struct, frozen=True):
     sources: tuple[SourcePlan, ...]
     metrics_dir: str | None = None
     accept_gap: bool = False
+    planned_at_ns: int = 0
 
     @property
     def reads_archive(self) -> bool:

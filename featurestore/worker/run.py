@@ -22,6 +22,7 @@ from featurestore.online.source_store import SourceLock
 from featurestore.registry import Registry
 from featurestore.registry.review import review
 from featurestore.shard.protocol import Fence
+from featurestore.sources.clock import SteadyClock
 from featurestore.sources.embedded import resolve_bootstrap
 from featurestore.sources.epochs import EarlierSource
 from featurestore.worker.plan import RunPlan, SourcePlan
@@ -189,6 +190,7 @@ class _Planner:
         self._options = options
         self._sources = sources
         self._marker = marker
+        self._clock = SteadyClock()
         self._recorded: dict[tuple[str, str], dict[int, int] | None] = {}
         self._earlier: dict[tuple[str, str], tuple[EarlierSource, ...]] = {}
 
@@ -207,6 +209,7 @@ class _Planner:
             sources=tuple(self._plan(source) for source in self._sources),
             metrics_dir=None if options.metrics_dir is None else str(options.metrics_dir),
             accept_gap=options.accept_gap,
+            planned_at_ns=self._clock(),
         )
 
     def _plan(self, source: RegisteredSource) -> SourcePlan:

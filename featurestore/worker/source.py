@@ -18,6 +18,7 @@ from featurestore.offline import ArchiveEnd, SourceArchive
 from featurestore.offline.recent_ids import read_recent_ids
 from featurestore.online import layout
 from featurestore.shard.protocol import Fence, ShardBatch
+from featurestore.sources.clock import SteadyClock
 from featurestore.sources.consumer import ResumePoint, SourceReader
 from featurestore.sources.schema_registry import SchemaRegistry
 from featurestore.sources.topics import TopicInfo, look_at_topic, made_again
@@ -31,6 +32,9 @@ POLL_TIMEOUT_S = 0.02
 """librdkafka waits the whole timeout when fewer messages are there than asked for: freshness wants it short."""
 
 REPORT_EVERY_S = 5.0
+
+CLOCK_STEP_S = 0.02
+"""A wall clock that falls behind the monotonic one by so much within a poll was set back."""
 
 
 class SourceTask:
@@ -79,6 +83,7 @@ class SourceTask:
             earlier=plan.earlier,
             registry=SchemaRegistry(registry_url) if registry_url and plan.source.format == "avro-confluent" else None,
             archived_ids=self._archived_ids,
+            clock=SteadyClock(run.planned_at_ns),
         )
         self._watch: TopicWatch | None = None
         if stop_at is None and process == 0:
@@ -87,6 +92,7 @@ class SourceTask:
                 settings.kafka.settings,
             )
         self._announced = False
+        self._clock_ahead_s = time.time() - time.monotonic()
         self._mine = mine
         self._offsets = {p: point.next_offset for p, point in resume.items()}
         self._started_at = time.monotonic()
@@ -104,6 +110,9 @@ class SourceTask:
         if self._watch is not None and self._has_grown(self._watch.seen):
             self._run.request_replan()
             return None
+        if self._clock_was_set_back():
+            # bytewax waits for the shards' next commits by the wall clock; a batch makes it ask them again.
+            return self._router.announce([])
         try:
             poll = self._reader.poll(POLL_TIMEOUT_S)
         except OffsetGapError as error:
@@ -149,6 +158,10 @@ class SourceTask:
             ArchiveEnd(point.next_offset, point.max_event_time_us),
             source.dedupe_within_us,
         )
+
+    def _clock_was_set_back(self) -> bool:
+        before, self._clock_ahead_s = self._clock_ahead_s, time.time() - time.monotonic()
+        return self._clock_ahead_s < before - CLOCK_STEP_S
 
     def _has_grown(self, topic: TopicInfo | None) -> bool:
         if topic is None:

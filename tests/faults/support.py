@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
@@ -43,11 +44,20 @@ def shorter_or(long: float, short: float) -> float:
 class Load(threading.Thread):
     """Sends card payments at a steady pace until it is stopped; a broker that is away delays them.
 
-    again: every this many messages the last five are sent once more, 0 for never.
+    again: every this many messages the last five are sent once more, 0 for never. live: event times are those of now,
+    else they pass 400 times as fast, and lie so long ago that none of an hour's run is of the future.
     """
 
     def __init__(
-        self, servers: str, topic: str, partitions: int, seed: int, *, again: int = 0, events_per_s: int = EVENTS_PER_S
+        self,
+        servers: str,
+        topic: str,
+        partitions: int,
+        seed: int,
+        *,
+        again: int = 0,
+        events_per_s: int = EVENTS_PER_S,
+        live: bool = False,
     ) -> None:
         super().__init__(daemon=True)
         self._servers = servers
@@ -55,9 +65,9 @@ class Load(threading.Thread):
         self.partitions = partitions
         self._again = again
         self._events_per_s = events_per_s
-        # So long ago that no event of a run of an hour lies in the future.
-        duration_s = 400.0 * EVENTS_MAX / events_per_s
-        shape = Shape(events=EVENTS_MAX, cards=200, start="2026-01-05T08:00:00Z", duration_s=duration_s)
+        start = datetime.now(timezone.utc).isoformat() if live else "2026-01-05T08:00:00Z"
+        duration_s = (1.0 if live else 400.0) * EVENTS_MAX / events_per_s
+        shape = Shape(events=EVENTS_MAX, cards=200, start=start, duration_s=duration_s)
         self._stream = iter(TransactionStream(shape, seed=seed))
         self._stopped = threading.Event()
         self.sent = 0

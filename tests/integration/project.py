@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -28,12 +28,16 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Project:
-    """A folder with an example's definitions on `topic`. Runs of one project share its stores."""
+    """A folder with an example's definitions on `topic`. Runs of one project share its stores.
+
+    variables: of the environment of its commands.
+    """
 
     folder: Path
     servers: str
     topic: str
     example: Example = BY_NAME[DEFAULT]
+    variables: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -77,7 +81,7 @@ class Project:
         return [sys.executable, "-m", "featurestore", *arguments]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(ROOT)}
+        return {**os.environ, "PYTHONPATH": str(ROOT), **self.variables}
 
     def call(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
