@@ -1,9 +1,9 @@
 """JSON values by msgspec, strictly typed by the topic's schema.
 
 A missing field takes its default, else null where null is allowed, else it is a dead letter. Fields that
-the schema does not name are ignored; of a field written twice the last one counts. An integer is taken for
-a float; nothing else is converted: no string for a number, no 3.0 for an integer, no date-time without a
-zone. Binary is base64.
+the schema does not name are ignored; of a field written twice the last one counts, and each must fit. An
+integer is taken for a float; nothing else is converted: no string for a number, no 3.0 for an integer, no
+date-time without a zone. Binary is base64.
 """
 
 from __future__ import annotations

@@ -90,7 +90,10 @@ class Project:
     def run_until_end(self, *options: str, timeout: float = 60) -> None:
         """Bring the stores to the topic's end; fails the test when the run fails."""
         done = self.call("run", self.example.module, "--apply", "--until-end", *options, timeout=timeout)
-        assert done.returncode == 0, done.stderr[-3000:]
+        if done.returncode != 0:
+            log = self.folder / "failed-run.log"
+            log.write_text(done.stderr)
+            raise AssertionError(f"{log}: {done.stderr[-3000:]}")
 
     def start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         """Start a command that stays; its log goes to a file."""

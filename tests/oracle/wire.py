@@ -41,7 +41,10 @@ def read_json(value: bytes | None, columns: Mapping[str, Column], event_time: st
         if value is None:
             raise _BadValueError("tombstone")
         fields = _object(value)
-        event = {n: _cell(columns[n], v) for n, v in fields.items() if n in columns}
+        event = {}
+        for name, field in fields.pairs:
+            if name in columns:  # of a field written twice the last one counts, and each must fit
+                event[name] = _cell(columns[name], field)
         for name, column in columns.items():
             if name not in event:
                 event[name] = _missing(column)
@@ -54,17 +57,25 @@ def read_json(value: bytes | None, columns: Mapping[str, Column], event_time: st
     return {name: event[name] for name in columns}, None
 
 
-def _object(value: bytes) -> dict[str, Any]:
+class _Object(dict[str, Any]):
+    """A JSON object that remembers fields which are written twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def _object(value: bytes) -> _Object:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        fields = json.loads(value.decode("utf-8"), parse_constant=refuse)
+        fields = json.loads(value.decode("utf-8"), parse_constant=refuse, object_pairs_hook=_Object)
         # Half a surrogate pair, which an escape can write, is no text.
         json.dumps(fields, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise _BadValueError("malformed") from None
-    if not isinstance(fields, dict):
+    if not isinstance(fields, _Object):
         raise _BadValueError("malformed")
     return fields
 

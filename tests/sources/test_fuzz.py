@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
+import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from tests.sources.support import T0_MS, message, source
 from tests.sources.test_decode_avro import COLUMNS, PARSED, SCHEMA, encode, spec
 from tests.sources.test_decode_avro import ROW as AVRO_ROW
 
+FUZZ_S = 120 if os.environ.get("FEATURESTORE_TEST_FAULTS") == "long" else 5
 EXAMPLES = int(os.environ.get("FEATURESTORE_TEST_HISTORIES", "200")) // 2
 JSON_COLUMNS = (
     ColumnSpec(name="card_id", dtype="String"),
@@ -202,3 +207,15 @@ def test_every_message_ends_in_exactly_one_place_whatever_the_share_of_bad_ones(
         event, _ = oracle.read_json(value, ORACLE_COLUMNS, "ts")
         if event is None:
             assert offset not in accepted
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="there is no atheris for this Python")
+@pytest.mark.parametrize("format", ["json", "avro"])
+def test_a_fuzzer_that_sees_what_it_reaches_finds_nothing_in_some_seconds(format: str, tmp_path: Path):
+    command = [sys.executable, "-m", "tests.sources.fuzz_codecs", format, "--seconds", str(FUZZ_S)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=FUZZ_S + 60)
+    assert done.returncode == 0, done.stderr[-5000:]
+    runs = re.search(r"Done (\d+) runs", done.stderr)
+    assert runs is not None, done.stderr[-2000:]
+    assert int(runs[1]) > 100, "it has tried some"
