@@ -8,6 +8,7 @@ So it should, as far as nobody has relied on what is missing; what was synced be
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +28,13 @@ _Note = dict[int, Sizes]
 def growing_sizes(shard: Path) -> Sizes:
     """Of a shard as it is now. Taken before a sync, they are synced after it."""
     manifest = (shard / "CURRENT").read_text().strip()
-    with os.scandir(shard) as entries:
-        return {e.name: e.stat().st_size for e in entries if e.name == manifest or e.name.endswith(".log")}
+    sizes = {}
+    for name in os.listdir(shard):
+        if name == manifest or name.endswith(".log"):
+            # A log may go at any moment: RocksDB's own threads write tables of what is in it.
+            with contextlib.suppress(FileNotFoundError):
+                sizes[name] = (shard / name).stat().st_size
+    return sizes
 
 
 def note_sizes(data_dir: Path, source: str, process: int, sizes: Mapping[int, Sizes]) -> None:
