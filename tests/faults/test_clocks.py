@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-import struct
-import subprocess
 import time
 from pathlib import Path
 
@@ -16,39 +13,23 @@ import pytest
 from featurestore.durations import parse_instant_us
 from featurestore.offline.read import archive_counts
 from featurestore.sources.clock import SteadyClock
+from tests.faults.shims import JumpingClock, compiler
 from tests.faults.support import MODULE, Load, committed_log, wait_for
 from tests.faults.test_kills import kill_all
 from tests.integration.project import Project, assert_same_stores, log_events, read_stores
 from tests.integration.test_kill import committed_events
 from tests.kafka_broker import KafkaBroker
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(compiler() is None, reason="there is no C compiler for the clock that jumps"),
+]
 PARTITIONS = 3
 HOUR_S = 3_600
 JUMPS_S = (-30 * HOUR_S, 50 * HOUR_S, -240 * HOUR_S, -240 * HOUR_S + 90, 2 * HOUR_S, 0)
 SETTLED_S = 30.0
 """Far more than a commit takes, and far less than any jump."""
-
-
-class JumpingClock:
-    """The wall clock of processes that have `variables` in their environment. The monotonic one goes on, as it does
-    when a machine's clock is set."""
-
-    def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            pytest.skip("there is no C compiler for the clock that jumps")
-        library, self._offset = folder / "jumping_clock.so", folder / "offset"
-        source = Path(__file__).with_name("jumping_clock.c")
-        subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-        self.jump(0)
-        self.variables = {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(self._offset)}
-
-    def jump(self, seconds: int) -> None:
-        """Set the clock to that many seconds from the true time."""
-        # In place: the processes have it in their memory.
-        with self._offset.open("r+b" if self._offset.exists() else "wb") as file:
-            file.write(struct.pack("q", seconds * 1_000_000))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
