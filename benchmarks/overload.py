@@ -1,8 +1,8 @@
 """More than a worker can take: `python -m benchmarks.overload` (benchmarks/README.md).
 
-A backlog of which every other event is of one card, worked off on the machine's disk and on one that is made slow, with a
-server that is asked all the time; then a million cards never seen before within a minute. A count that is wrong makes the
-command fail.
+A backlog of which every other event is of one card, worked off on the machine's disk and on one that is made slow, with
+a server that is asked all the time; then a million cards never seen before within a minute. A count that is wrong makes
+the command fail.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ CARDS = [f"card_{number:06d}" for number in range(10)]
 
 @dataclass
 class Seen:
-    """What a run was seen to do. rss_mb: of the worker, by quarter of the run's time; reads_ms: of each answered read."""
+    """What a run was seen to do.
+
+    rss: (seconds since its start, 10^6 bytes) of the worker; reads_ms: of each answered read; waited_s: for the disk.
+    """
 
     name: str
     events: int
@@ -186,8 +189,9 @@ def new_cards(servers: str, cards: int, seconds: float, folder: Path) -> tuple[S
 
 def send_new_cards(servers: str, cards: int, seconds: float) -> None:
     """One event of each card, at a steady pace."""
-    from benchmarks.events import Stream, make_events, message_values
     from confluent_kafka import Producer
+
+    from benchmarks.events import Stream, make_events, message_values
 
     values = message_values(make_events(cards, 3, Stream(cards=cards, card_skew=None)))
     producer = Producer({"bootstrap.servers": servers, "queue.buffering.max.messages": cards + 1, "linger.ms": 20})
