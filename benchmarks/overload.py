@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.measure import machine, run_measured
-from benchmarks.report import aligned
+from benchmarks.measure import run_measured
+from benchmarks.report import aligned, record
 from benchmarks.standard_job import MODULE, ROOT, broker_at, checked
 
 PARTITIONS = 4
@@ -214,6 +214,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--megabytes-per-s", type=int, default=20, help="that the slow disk writes")
     parser.add_argument("--sync-ms", type=int, default=100, help="that the slow disk takes to sync a file")
+    parser.add_argument("--record", action="store_true", help="write the table into benchmarks/README.md")
     parser.add_argument("--send", nargs=3, metavar=("SERVERS", "CARDS", "SECONDS"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     os.chdir(ROOT)
@@ -221,6 +222,7 @@ def main(argv: list[str]) -> int:
         send_new_cards(options.send[0], int(options.send[1]), float(options.send[2]))
         return 0
     folder = Path(tempfile.mkdtemp(prefix="overload-"))
+    load_before = os.getloadavg()[0]
     runs: list[Seen] = []
     wrong: list[str] = []
     try:
@@ -253,11 +255,11 @@ def main(argv: list[str]) -> int:
                 f"{run.read_ms(0.99):.1f}",
             )
         )
-    print(aligned(lines))
-    print(
-        f"{options.events:,} events of backlog; the last new card was in the store {behind_s:.1f} s after it was sent"
-    )
-    print(" ".join(f"{name} {value}" for name, value in machine().items()))
+    late = f"\n\nthe last new card was in the store {behind_s:.1f} s after it was sent"
+    print(aligned(lines) + late)
+    if options.record and not wrong:
+        job = f"{options.events:,} events of backlog, load average before {load_before:.1f}"
+        record(aligned(lines) + late, job, "overload")
     for complaint in wrong:
         print(f"WRONG {complaint}", file=sys.stderr)
     return 1 if wrong else 0
