@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / ".cache" / "kafka"
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 120
 
 
 def why_not() -> str | None:

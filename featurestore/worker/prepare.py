@@ -107,7 +107,7 @@ def plan_source(
     starts = _archive_starts(data_dir, source.name, topic, fences)
     resume = resume_points(fences, ends, starts)
     known_gaps = read_offset_gaps(data_dir, source.name)
-    read_from = _behind_gaps(source, topic, resume, ends, known_gaps, accept_gap=accept_gap)
+    read_from = behind_gaps(source, topic, resume, ends, known_gaps, accept_gap=accept_gap)
     if read_from:
         gaps = {p: (resume[p].next_offset, first) for p, first in read_from.items()}
         note_offset_gaps(data_dir, source.name, {fence_key(topic.generation, p): gap for p, gap in gaps.items()})
@@ -136,7 +136,7 @@ def plan_source(
     )
 
 
-def _behind_gaps(
+def behind_gaps(
     source: SourceSpec,
     topic: TopicInfo,
     resume: Mapping[int, Fence],
@@ -153,17 +153,17 @@ def _behind_gaps(
     for partition, fence in resume.items():
         place = f"topic '{source.topic}' partition {partition}"
         first, end = topic.partitions[partition]
-        if partition in ends and fence.next_offset < first <= ends[partition].next_offset:
+        accepted = any(
+            gap.first <= fence.next_offset and first <= gap.end
+            for gap in known.get(fence_key(topic.generation, partition), ())
+        )
+        if not accepted and partition in ends and fence.next_offset < first <= ends[partition].next_offset:
             # Nothing is lost that would have to be accepted.
             raise OffsetGapError(
                 f"{place}: offsets {fence.next_offset} to {first - 1} are still needed by the online store; the broker "
                 f"keeps only those from {first} on, but the archive has them",
                 hint=f"make the online store again from the archive: featurestore rebuild {source.name}",
             )
-        accepted = any(
-            gap.first <= fence.next_offset and first <= gap.end
-            for gap in known.get(fence_key(topic.generation, partition), ())
-        )
         found = check_resume(fence.next_offset, first, end, place=place, accept_gap=accept_gap or accepted)
         if found.lost:
             behind[partition] = found.offset

@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.batches import NO_TIME
-from featurestore.errors import StoreFormatError
+from featurestore.errors import OffsetGapError, StoreFormatError
 from featurestore.shard.protocol import Fence
+from featurestore.sources.topics import TopicInfo
 from featurestore.worker.offset_gaps import OffsetGap, note_offset_gaps, read_offset_gaps, united
+from featurestore.worker.prepare import behind_gaps
 from featurestore.worker.resume import newest_before
+from tests.sources.support import source
 
 
 def test_a_gap_that_is_found_again_and_has_grown_is_one(tmp_path: Path) -> None:
@@ -42,6 +45,41 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (folder / "offset_gaps.json").write_text("{")
     with pytest.raises(StoreFormatError, match=r"offset_gaps\.json"):
         read_offset_gaps(tmp_path, "clicks")
+
+
+TOPIC = TopicInfo("g", {0: (200, 400)})
+
+
+def behind(
+    resume: int, archive_end: int | None, gaps: list[tuple[int, int]], *, accept: bool = False
+) -> dict[int, int]:
+    """`behind_gaps` of a partition of which the broker keeps offsets 200 to 399."""
+    ends = {} if archive_end is None else {0: Fence(archive_end)}
+    known = {"g/0": [OffsetGap(first, end, "2026-01-01T00:00:00Z") for first, end in gaps]}
+    return behind_gaps(source(), TOPIC, {0: Fence(resume)}, ends, known, accept_gap=accept)
+
+
+def test_a_gap_is_refused_accepted_or_mended_from_the_archive() -> None:
+    assert behind(200, 300, []) == {}
+    with pytest.raises(OffsetGapError, match="offsets 100 to 199 are still needed") as stopped:
+        behind(100, 150, [])
+    assert stopped.value.hint is not None
+    assert "--accept-gap" in stopped.value.hint
+    assert behind(100, 150, [], accept=True) == {0: 200}
+    # What the archive has, it is asked for, whatever is accepted.
+    for accept in (False, True):
+        with pytest.raises(OffsetGapError, match="the archive has them"):
+            behind(100, 250, [], accept=accept)
+
+
+def test_a_gap_that_the_archive_has_left_behind_and_a_shard_has_not_is_still_the_accepted_one() -> None:
+    # Killed after the archive's file, before the shard's commit: nobody has what lies in the gap.
+    assert behind(100, 250, [(100, 200)]) == {0: 200}
+    assert behind(120, None, [(100, 200)]) == {0: 200}
+    with pytest.raises(OffsetGapError):
+        behind(99, None, [(100, 200)])
+    with pytest.raises(OffsetGapError):
+        behind(100, None, [(100, 199)])
 
 
 def test_the_largest_event_time_known_before_a_gaps_end_goes_on() -> None:
