@@ -319,6 +319,7 @@ def configure_logging(level: str = "info", *, json: bool | None = None) -> None:
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        # One write a line: print() writes the line and its end apart, and those of several processes ran together.
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -181,6 +184,21 @@ def test_a_log_line_is_one_json_object_on_stderr(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("_log_restored")
+def test_lines_of_processes_that_log_at_once_do_not_run_together(tmp_path: Path) -> None:
+    # A line whose end is written apart from it: {…}{…}⏎⏎ when another process writes in between.
+    code = (
+        "import structlog; from featurestore.observability import configure_logging\n"
+        "configure_logging(json=True); log = structlog.get_logger()\n"
+        "for number in range(2_000): log.info('event', number=number)"
+    )
+    path = tmp_path / "log"
+    with path.open("ab") as file:
+        processes = [subprocess.Popen([sys.executable, "-c", code], stderr=file) for _ in range(4)]
+        assert [process.wait(60) for process in processes] == [0] * 4
+    lines = path.read_text().splitlines()
+    assert sorted(json.loads(line)["number"] for line in lines) == sorted([*range(2_000)] * 4)
+
+
 def test_an_error_with_a_stack_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(json=True)
     try:

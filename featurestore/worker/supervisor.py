@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -73,9 +74,11 @@ def supervise(
 def _run_cluster(
     plan: RunPlan, settings: Settings, processes: int, lock_descriptors: Sequence[int], stderr: int | None
 ) -> list[int]:
-    addresses = _free_addresses(processes)
     read_end, write_end = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="featurestore-run-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="featurestore-run-") as folder,
+        _reserved_addresses(processes) as addresses,
+    ):
         plan_path, settings_path = Path(folder) / "plan.json", Path(folder) / "settings.json"
         write_plan(plan, plan_path)
         settings_path.write_text(settings.model_dump_json())
@@ -122,12 +125,24 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> list[int]:
         time.sleep(0.05)
 
 
-def _free_addresses(count: int) -> list[str]:
+@contextmanager
+def _reserved_addresses(count: int) -> Iterator[list[str]]:
+    """host:port for the listener of each process, which nobody else gets before the process has come so far.
+
+    A process takes seconds to start, and on a busy machine a connection of another program may be given a port that was
+    only looked up: the cluster would fail and start again.
+    """
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets]
+        for each in sockets:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+        if sys.platform != "linux":
+            # Only Linux lets a second socket listen where the first one, which does not listen, is bound.
+            for each in sockets:
+                each.close()
+        yield addresses
     finally:
-        for listener in sockets:
-            listener.close()
+        for each in sockets:
+            each.close()
