@@ -12,7 +12,7 @@ test:
 check:
 	bash .ci/run
 
-# The fault suite in its long form, an hour of both cores: more kills and histories, longer pauses, three brokers.
+# The fault suite in its long form, an hour of both cores: more kills and histories, longer pauses.
 faults:
 	FEATURESTORE_TEST_FAULTS=long FEATURESTORE_TEST_KILLS=100 FEATURESTORE_TEST_HISTORIES=2000 \
 		python3 dev.py test tests/faults tests/simulation tests/sources tests/integration/test_kill.py

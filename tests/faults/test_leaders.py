@@ -14,7 +14,7 @@ from confluent_kafka import ElectionType, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from featurestore.offline.read import archive_counts
-from tests.faults.support import LONG, MODULE, Load, committed_log, wait_for
+from tests.faults.support import MODULE, Load, committed_log, shorter_or, wait_for
 from tests.integration.project import Project, assert_same_stores, log_events, read_stores
 from tests.integration.test_kill import committed_events
 from tests.kafka_broker import KafkaBroker, free_ports
@@ -23,9 +23,9 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.slow,
     pytest.mark.timeout(1_200),
-    pytest.mark.skipif(not LONG, reason="three brokers take two cores for two minutes: FEATURESTORE_TEST_FAULTS=long"),
 ]
 PARTITIONS = 6
+LEADERS_KILLED = int(shorter_or(6, 1))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_partitions_change_their_leader_and_nothing_is_lost_or_counted_twice(
     load.start()
     worker = project.start("--log-level", "debug", "run", MODULE, "--apply", "--processes", "2", log=log)
     try:
-        for number in range(6):
+        for number in range(LEADERS_KILLED):
             before = len(log_events(log, "commit"))
             wait_for(lambda before=before: committed_events(log, before) > 500, 60, log)
             broker = cluster[number % 3]

@@ -91,6 +91,8 @@ class Readers(threading.Thread):
                     self.wrong.append(f"version {version}: {values}")
                 self.versions[version] += 1
                 self.last = version
+                # Back to back, reads would take a core from all that they are to see.
+                self._stopped.wait(0.02)
 
     def stop(self) -> None:
         self._stopped.set()

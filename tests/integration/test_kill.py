@@ -17,7 +17,7 @@ from featurestore.sources.produce import MessageSender
 from tests.conftest import TopicAt
 from tests.integration.project import Project, assert_same_stores, log_events, read_stores
 
-KILLS = int(os.environ.get("FEATURESTORE_TEST_KILLS", "20"))
+KILLS = int(os.environ.get("FEATURESTORE_TEST_KILLS", "12"))
 EVENTS_PER_S = 1_500
 
 
