@@ -81,9 +81,8 @@ class RebuiltSource:
     """What was made of a source. events: that were read, at most. entities: rows of each "view@version".
 
     finished: False when a signal stopped it. set_aside: where the old store and the replaced snapshot files lie, None
-    where none were. partial: views
-    whose windows reach before what is archived. holes: what is missing in the middle of the archive. damaged: snapshot
-    files that could not be read; their rows are those of the archive now.
+    where none were. partial: views whose windows reach before what is archived. holes: what is missing in the middle
+    of the archive. damaged: snapshot files that could not be read; their rows are those of the archive now.
     """
 
     source: str
@@ -272,12 +271,16 @@ class _Rebuild:
         partial = tuple(partial_view(view, gaps) for view in views if gaps)
         return RebuiltSource(name, tuple(view.reference for view in views), events, partial=partial, holes=told)
 
+    def _wait(self, seconds: float) -> None:
+        log.info("waiting_for_readers", seconds=seconds)
+        self._options.wait(seconds)
+
     def _exchange_snapshots(
         self, exchange: Exchange | None, views: Sequence[CompiledView], replaced: Replacement
     ) -> Exchange:
         """Swap in the new store's snapshots behind what stays, and say up to where all is final."""
         root, grace_s = self._offline, self._options.grace_s
-        finish_swaps(root, grace_s=grace_s, wait=self._options.wait)
+        finish_swaps(root, grace_s=grace_s, wait=self._wait)
         if exchange is None:
             exchange = self._planned(views)
         try:
@@ -307,7 +310,7 @@ class _Rebuild:
                 else:
                     write_marker(root, view.name, view.version, kept_us)
             self._point("marker_taken_back")
-        swap_files(root, replaced.swaps, grace_s=grace_s, wait=self._options.wait, crash_point=self._point)
+        swap_files(root, replaced.swaps, grace_s=grace_s, wait=self._wait, crash_point=self._point)
         for view in views:
             line_us = exchange.lines_us[view.reference]
             if line_us != NO_TIME:
