@@ -32,9 +32,13 @@ Rows = dict[tuple[tuple[object, ...], int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Log:
-    """The messages that were read, each with the oracle's verdict."""
+    """The messages that were read, each with the oracle's verdict.
+
+    judged: the same with the arrivals that they were judged by.
+    """
 
     messages: list[Message]
+    judged: list[Message]
     verdicts: list[Verdict]
     params: SourceParams
 
@@ -45,7 +49,7 @@ class Log:
         judged = messages
         if not topic.broker_time:
             judged = [replace(m, arrival_us=first_wall_us[m.partition, m.offset]) for m in messages]
-        return cls(messages, oracle.judge(judged, params), params)
+        return cls(messages, judged, oracle.judge(judged, params), params)
 
     def kind(self, kind: str) -> list[tuple[Message, Verdict]]:
         return [(m, v) for m, v in zip(self.messages, self.verdicts, strict=True) if v.kind == kind]
@@ -141,7 +145,7 @@ def check_snapshots(simulation: Simulation, case: Case, log: Log, *, close_windo
     """The valid row of every key and window is the oracle's; revisions have no gap, and none is there twice."""
     unsure: set[tuple[str, tuple[Any, ...], int]] = set()
     if runs:
-        result = oracle.snapshots_of_runs(case.view, log.messages, log.params, runs)
+        result = oracle.snapshots_of_runs(case.view, log.judged, log.params, runs)
         expected, unsure = result.rows, result.undetermined
     else:
         expected = oracle.snapshots(case.view, log.messages, log.verdicts, log.params, close_windows=close_windows)

@@ -17,7 +17,7 @@ from tests.simulation.views import VERY_LATE, small_views
 from tests.strategies import BASE_US, PARAMS, random_stream
 
 BLOCKS = 10
-BLOCK = int(os.environ.get("FEATURESTORE_TEST_HISTORIES", "200")) // BLOCKS
+BLOCK = int(os.environ.get("FEATURESTORE_TEST_HISTORIES", "200")) // 2 // BLOCKS
 
 
 def disturbed(seed: int, root: Path, *, rocks: bool = False) -> Simulation:
