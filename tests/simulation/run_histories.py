@@ -88,6 +88,7 @@ def main() -> int:
         f"{lived:,} histories, {lives:,} lives, {crashes.total():,} deaths at {len(crashes)} kinds of writes; "
         f"{lived / minutes:,.0f} histories a minute on {cores} cores; {failed} failed",
         highlight=False,
+        soft_wrap=True,
     )
     return 1 if failed else 0
 
