@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,9 +83,10 @@ class Readers(threading.Thread):
 
 @dataclass
 class Report:
-    """What a run did and saw. faults: in order; online_files: the most files that the online store had.
+    """What a run did and saw. faults: in order.
 
     early, late: by role, the largest figures of a process of it in the first and second half of the time.
+    early_files, late_files: by store, the most files that it had.
     """
 
     seed: int
@@ -95,7 +97,8 @@ class Report:
     longest_silence_s: float = 0.0
     early: dict[str, Figures] = field(default_factory=dict)
     late: dict[str, Figures] = field(default_factory=dict)
-    online_files: int = 0
+    early_files: Counter[str] = field(default_factory=Counter)
+    late_files: Counter[str] = field(default_factory=Counter)
 
     def grown(self) -> list[str]:
         """What was larger by half in the second half of the time, beyond what a busy moment explains."""
@@ -106,6 +109,10 @@ class Report:
                 before, after = getattr(early, name), getattr(late, name)
                 if after > 1.5 * before + spare:
                     found.append(f"{role}: {name} went from {before} to {after}")
+        for store, after in self.late_files.items():
+            before = self.early_files[store]
+            if after > 1.5 * before + 200:
+                found.append(f"{store} store: files went from {before} to {after}")
         return found
 
 
@@ -129,7 +136,7 @@ class Chaos:
             self._topic,
             PATIENT,
         )
-        self._half = self.report.early
+        self._half, self._files = self.report.early, self.report.early_files
         self._started = 0
         self._processes = 1
         self._worker: subprocess.Popen[bytes] | None = None
@@ -154,7 +161,8 @@ class Chaos:
             while time.monotonic() - began < seconds:
                 if not waiting:
                     waiting = self._chance.sample(sorted(FAULTS), len(FAULTS))
-                self._half = self.report.early if time.monotonic() - began < seconds / 2 else self.report.late
+                if time.monotonic() - began >= seconds / 2:
+                    self._half, self._files = self.report.late, self.report.late_files
                 tell(waiting[-1])
                 self._cause(waiting.pop())
         finally:
@@ -232,8 +240,9 @@ class Chaos:
                 found = figures_of(pid)
                 if found is not None:
                     self._half[role] = found.or_more(self._half.get(role))
-        online = sum(len(files) for _, _, files in os.walk(self.project.data_dir / "online"))
-        self.report.online_files = max(self.report.online_files, online)
+        for store in ("online", "offline"):
+            count = sum(len(files) for _, _, files in os.walk(self.project.data_dir / store))
+            self._files[store] = max(self._files[store], count)
 
     # Faults
 

@@ -62,7 +62,8 @@ def table_of(report: Report) -> Table:
         for role, most in figures.items():
             told = f"{most.rss_mb} MB, {most.threads} threads, {most.open_files} open files"
             table.add_row(f"{role}, {half}, most of a process", told)
-    table.add_row("files of the online store, most", f"{report.online_files:,}")
+    for store, early in report.early_files.items():
+        table.add_row(f"files of the {store} store, most", f"{early:,}, then {report.late_files[store]:,}")
     return table
 
 
