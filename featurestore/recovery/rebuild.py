@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -58,7 +57,7 @@ from featurestore.worker import offset_gaps
 from featurestore.worker.archive_run import ArchiveRun, ArchiveRunOptions
 from featurestore.worker.backfill_plan import PartialView, partial_view
 from featurestore.worker.prepare import RegisteredSource, read_archive_starts
-from featurestore.worker.process import install_drain_handlers
+from featurestore.worker.process import drain_marker
 
 log = structlog.get_logger()
 
@@ -106,17 +105,12 @@ def rebuild(
     StoreFormatError naming an archive file that is damaged, StoreLockedError when a worker runs, StoreFullError.
     """
     chosen = [_of_source(registry, name) for name in sources]
-    folder = Path(tempfile.mkdtemp(prefix="featurestore-drain-"))
-    marker = folder / "drain"
-    install_drain_handlers(marker)
     done: list[RebuiltSource] = []
-    try:
+    with drain_marker() as marker:
         for source in chosen:
             done.append(_Rebuild(settings, options, source, marker).run())
             if marker.exists():
                 break
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return done
 
 

@@ -7,8 +7,6 @@ offsets; from there the next run goes on (`take_in.py`).
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import structlog
@@ -31,7 +29,7 @@ from featurestore.worker.backfill_plan import (
     look_at_source,
 )
 from featurestore.worker.prepare import RegisteredSource
-from featurestore.worker.process import install_drain_handlers
+from featurestore.worker.process import drain_marker
 from featurestore.worker.record import recorded
 from featurestore.worker.staging import (
     FORMAT_VERSION,
@@ -61,12 +59,12 @@ def backfill(settings: Settings, options: BackfillOptions) -> list[SourceBackfil
     is in the way; StoreLockedError when it is being run; PlanRequiredError when definitions are not applied.
     """
     sources, registry = choose_views(settings, options)
-    folder = Path(tempfile.mkdtemp(prefix="featurestore-drain-"))
-    marker = folder / "drain"
-    install_drain_handlers(marker)
     done: list[SourceBackfill] = []
     try:
-        with recorded("backfill", settings, registry.database, sources) as record:
+        with (
+            drain_marker() as marker,
+            recorded("backfill", settings, registry.database, sources) as record,
+        ):
             record.filling()
             for source in sources:
                 if marker.exists():
@@ -77,7 +75,6 @@ def backfill(settings: Settings, options: BackfillOptions) -> list[SourceBackfil
             if marker.exists():
                 record.job.fail("stopped by a signal; the same command goes on from there")
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         registry.close()
     return done
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from featurestore.config import Settings
 from featurestore.errors import FeatureStoreError
 from featurestore.observability import Metrics, create_metrics, serve_metrics, write_metrics
 from featurestore.offline.atomic import store_error
+from featurestore.online.scratch import ScratchFolder
 from featurestore.worker.archive_task import ArchiveTask
 from featurestore.worker.flow import ReadingTask, build_flow
 from featurestore.worker.host import SourceHost
@@ -82,11 +84,28 @@ def show_metrics(plan: RunPlan, settings: Settings, process: int) -> Metrics:
     return metrics
 
 
+@contextmanager
+def drain_marker() -> Iterator[Path]:
+    """The drain marker of a run, which signals to this process make, in a temporary folder of the run's own.
+
+    The folder is gone afterwards; when this process is killed, the next run removes it.
+    """
+    scratch = ScratchFolder("run")
+    marker = scratch.path / "drain"
+    install_drain_handlers(marker)
+    try:
+        yield marker
+    finally:
+        scratch.remove()
+
+
 def install_drain_handlers(marker: Path) -> None:
     """SIGINT and SIGTERM to this process ask every process of the run to finish what it has read."""
 
     def request_drain(signum: int, frame: FrameType | None) -> None:
-        marker.touch()
+        # A run that is over has taken its folder away.
+        with suppress(FileNotFoundError):
+            marker.touch()
 
     signal.signal(signal.SIGINT, request_drain)
     signal.signal(signal.SIGTERM, request_drain)

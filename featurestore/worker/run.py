@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from featurestore.sources.embedded import resolve_bootstrap
 from featurestore.sources.epochs import EarlierSource
 from featurestore.worker.plan import RunPlan, SourcePlan
 from featurestore.worker.prepare import RegisteredSource, lock_sources, plan_source
-from featurestore.worker.process import install_drain_handlers, run_process, show_metrics
+from featurestore.worker.process import drain_marker, run_process, show_metrics
 from featurestore.worker.record import noting, recorded
 from featurestore.worker.source_changes import settle_source_changes
 from featurestore.worker.supervisor import supervise
@@ -72,28 +70,26 @@ def run(settings: Settings, options: RunOptions) -> None:
             "these modules define no stream view, so there is nothing to run",
             hint=f"batch views are kept by: featurestore materialize {' '.join(options.modules)}",
         )
-    folder = Path(tempfile.mkdtemp(prefix="featurestore-drain-"))
-    marker = folder / "drain"
-    install_drain_handlers(marker)
-    locks = lock_sources(settings, sorted({view.source for view in resolved.views.values()}))
-    try:
-        registry = Registry.open(settings.registry_place)
-        sources = _registered(settings, registry, resolved, options)
-        streaming = not options.until_end
-        with recorded("run", settings, registry.database, sources, streaming=streaming) as record:
-            try:
-                _work(settings, options, noting(record, _Planner(settings, options, sources, marker)), locks, marker)
-            except SourceError:
-                # Waiting for a broker or a topic ends with its last error when a signal comes: a drain, no failure.
-                if not marker.exists():
-                    raise
-                log.info("drained_before_start")
-            finally:
-                record.reached()
-    finally:
-        for lock in locks:
-            lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
+    with drain_marker() as marker:
+        locks = lock_sources(settings, sorted({view.source for view in resolved.views.values()}))
+        try:
+            registry = Registry.open(settings.registry_place)
+            sources = _registered(settings, registry, resolved, options)
+            streaming = not options.until_end
+            with recorded("run", settings, registry.database, sources, streaming=streaming) as record:
+                make_plan = noting(record, _Planner(settings, options, sources, marker))
+                try:
+                    _work(settings, options, make_plan, locks, marker)
+                except SourceError:
+                    # Waiting for a broker or a topic ends with its last error when a signal comes: a drain, no failure.
+                    if not marker.exists():
+                        raise
+                    log.info("drained_before_start")
+                finally:
+                    record.reached()
+        finally:
+            for lock in locks:
+                lock.release()
 
 
 def _work(

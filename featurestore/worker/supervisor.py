@@ -10,7 +10,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,11 +74,10 @@ def _run_cluster(
     plan: RunPlan, settings: Settings, processes: int, lock_descriptors: Sequence[int], stderr: int | None
 ) -> list[int]:
     read_end, write_end = os.pipe()
-    with (
-        tempfile.TemporaryDirectory(prefix="featurestore-run-") as folder,
-        _reserved_addresses(processes) as addresses,
-    ):
-        plan_path, settings_path = Path(folder) / "plan.json", Path(folder) / "settings.json"
+    with _reserved_addresses(processes) as addresses:
+        # The run's own folder: a killed run leaves it to the next one, which removes it.
+        folder = Path(plan.drain_marker).parent
+        plan_path, settings_path = folder / "plan.json", folder / "settings.json"
         write_plan(plan, plan_path)
         settings_path.write_text(settings.model_dump_json())
         settings_path.chmod(0o600)

@@ -104,6 +104,9 @@ def test_processes_and_partitions_change_from_run_to_run(kafka_broker: KafkaBrok
     servers = kafka_broker.bootstrap_servers
     topic = kafka_broker.create_topic(f"grown-{os.urandom(4).hex()}", 1)
     project = Project.create(tmp_path / "changed", servers, topic)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    project.variables = {"TMPDIR": str(temporary)}
     config = project.folder / "featurestore.toml"
     config.write_text(config.read_text() + '[kafka.settings]\n"topic.metadata.refresh.interval.ms" = "500"\n')
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
@@ -134,5 +137,7 @@ def test_processes_and_partitions_change_from_run_to_run(kafka_broker: KafkaBrok
                     kill_all(worker)
     finally:
         load.stop()
+    assert list(temporary.iterdir()) == [], "what the killed run had there was removed by the next one"
+    project.variables = {}
     messages = assert_nothing_lost_or_twice(project, tmp_path / "undisturbed", servers, topic, 5)
     assert messages == load.sent == len(committed_log(servers, topic, 5))
