@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -14,7 +15,7 @@ from featurestore.offline.layout import EVENTS
 from featurestore.offline.listing import segment_files, with_fresh_files
 from featurestore.offline.partition_archive import read_segment_footer
 from featurestore.offline.segments import ArchiveEnd, SegmentFooter
-from featurestore.offline.tables import read_footer, read_frame
+from featurestore.offline.tables import read_columns, read_footer, read_frame
 
 PART_ROWS = 20_000
 """As many as one poll of a topic gives at most."""
@@ -139,6 +140,30 @@ def _archived_generations(root: Path, source: str) -> list[ArchivedGeneration]:
             place = (False, newest_us) if layout.is_history(generation) else (True, min(arrivals))
             found.append((place, ArchivedGeneration(generation, first, ends)))
     return [generation for _, generation in sorted(found, key=lambda pair: pair[0])]
+
+
+def largest_event_time_before(root: Path, source: str, generation: str, partition: int, offset: int) -> int:
+    """Largest event time, µs, of what the archive has of a partition before an offset; NO_TIME without any.
+
+    Raises StoreFormatError when a file is damaged.
+    """
+    folder = layout.partition_dir(root, EVENTS, source, generation, partition)
+    return with_fresh_files(lambda: _newest_before(folder, offset))
+
+
+def _newest_before(folder: Path, offset: int) -> int:
+    files = [path for start, path in segment_files(folder) if start < offset]
+    if not files:
+        return NO_TIME
+    footer = read_segment_footer(files[-1])
+    if footer.end <= offset:
+        return footer.max_event_time_us
+    rows = read_columns(files[-1], [OFFSET, EVENT_TIME]).filter(pl.col(OFFSET) < offset)
+    newest = rows[EVENT_TIME].dt.epoch("us").max()
+    return max(
+        NO_TIME if newest is None else cast(int, newest),
+        read_segment_footer(files[-2]).max_event_time_us if len(files) > 1 else NO_TIME,
+    )
 
 
 def archived_extent(root: Path, source: str, generation: str, partition: int, first: int, end: int) -> tuple[int, int]:

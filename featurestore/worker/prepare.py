@@ -20,6 +20,7 @@ from featurestore.config import Settings
 from featurestore.definitions.specs import SourceSpec
 from featurestore.errors import OffsetGapError, StoreFormatError
 from featurestore.offline.archive import read_ends
+from featurestore.offline.archive_reader import largest_event_time_before
 from featurestore.offline.atomic import write_atomically
 from featurestore.offline.snapshots import finish_recovery, recover
 from featurestore.online import layout
@@ -105,7 +106,9 @@ def plan_source(
         for partition, end in read_ends(data_dir / "offline", source.name, topic.generation).items()
     }
     starts = _archive_starts(data_dir, source.name, topic, fences)
-    resume = resume_points(fences, ends, starts)
+    resume = with_archived_times(
+        data_dir / "offline", source.name, topic.generation, resume_points(fences, ends, starts)
+    )
     known_gaps = read_offset_gaps(data_dir, source.name)
     read_from = behind_gaps(source, topic, resume, ends, known_gaps, accept_gap=accept_gap)
     if read_from:
@@ -134,6 +137,22 @@ def plan_source(
         read_from=read_from,
         offsets_lost=_offsets_lost(data_dir, source.name, topic),
     )
+
+
+def with_archived_times(offline: Path, source: str, generation: str, resume: Mapping[int, Fence]) -> dict[int, Fence]:
+    """Resume points with the largest event time before them, as far as the archive knows it.
+
+    A view that begins in the middle of a partition, at the first offset that is left or at "latest", does not know
+    it, and would take for on time what the archive has as too late.
+    """
+    return {
+        partition: Fence(
+            fence.next_offset, largest_event_time_before(offline, source, generation, partition, fence.next_offset)
+        )
+        if fence.max_event_time_us == NO_TIME
+        else fence
+        for partition, fence in resume.items()
+    }
 
 
 def behind_gaps(

@@ -8,11 +8,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from featurestore.examples.transactions import Shape, TransactionStream
+from featurestore.offline import read_events, read_late
 from featurestore.sources.produce import MessageSender
 from tests.conftest import TopicAt
 from tests.faults.processes import family
@@ -36,11 +38,11 @@ def topic(kafka_broker: KafkaBroker) -> TopicAt:
 MESSAGES = list(TransactionStream(Shape(events=4_000, cards=50, duration_s=1_200.0), seed=4))
 
 
-def send(topic: TopicAt, first: int, end: int) -> None:
-    """Send messages [first, end) of the stream, to each partition in turn: offset n // 2 is that of message n."""
+def send(topic: TopicAt, first: int, end: int, messages: list[tuple[bytes | None, bytes]] = MESSAGES) -> None:
+    """Send messages [first, end) of a stream, to each partition in turn: offset n // 2 is that of message n."""
     sender = MessageSender(topic.address, topic.topic, {})
     for number in range(first, end):
-        key, value = MESSAGES[number]
+        key, value = messages[number]
         sender.send(value, key, partition=number % PARTITIONS)
     sender.flush()
 
@@ -193,3 +195,23 @@ def test_gaps_outlive_a_rebuild_and_make_the_stores_agree_after_a_kill(topic: To
     assert status["sources"] == [source]
     for view in status["views"]:
         assert view["applied"] + view["filtered"] + view["null_key"] == source["accepted"]
+
+
+def test_a_view_that_begins_where_the_topic_now_begins_decides_as_was_decided_before(
+    topic: TopicAt, tmp_path: Path
+) -> None:
+    project = Project.create(tmp_path, topic.address, topic.topic)
+    send(topic, 0, 3_000, list(TransactionStream(Shape(events=3_000, cards=50, duration_s=14_400.0), seed=4)))
+    project.run_until_end()
+    offline = project.data_dir / "offline"
+    too_late = read_late(offline, "transactions").filter(pl.col("_partition") == 1).sort("_offset")["_offset"]
+    # By itself the first message that is left would not be late: what made it so is gone.
+    first = int(too_late[len(too_late) // 2])
+    remove_before(topic, 1, first)
+    young = 'StreamFeatureView("young", source=transactions, entities=[card], features=[agg.count(over="1h")])'
+    with (project.folder / MODULE).open("a") as pipeline:
+        pipeline.write(f"young = {young}\n")
+    project.run_until_end()
+    (view,) = [view for view in source_status(project)["views"] if view["name"] == "young"]
+    left = read_events(offline, "transactions").filter((pl.col("_partition") == 0) | (pl.col("_offset") >= first))
+    assert view["applied"] + view["null_key"] == left.height

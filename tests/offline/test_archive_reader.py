@@ -9,7 +9,7 @@ import polars as pl
 
 from featurestore.batches import NO_TIME
 from featurestore.offline.archive import ArchiveEnd, read_ends
-from featurestore.offline.archive_reader import PartitionReader, archived_generations
+from featurestore.offline.archive_reader import PartitionReader, archived_generations, largest_event_time_before
 from tests.offline.logs import GENERATION, draw_log, write_whole
 from tests.offline.test_compaction import SOURCE, compact_all
 
@@ -30,3 +30,14 @@ def test_a_partition_is_read_back_whole_when_it_is_compacted_on_the_way(tmp_path
     accepted = [message.offset for message in log.messages if message.verdict == "accepted"]
     assert pl.concat(parts)["_offset"].to_list() == accepted
     assert archived_generations(tmp_path, SOURCE) == generations
+
+
+def test_the_largest_event_time_before_any_offset_is_known(tmp_path: Path):
+    log = draw_log(Random(22), 0, 90)
+    write_whole(tmp_path, [log])
+    for _ in range(2):
+        for offset in range(log.first, log.end + 3):
+            known = largest_event_time_before(tmp_path, SOURCE, GENERATION, 0, offset)
+            assert known == log.max_before(offset), offset
+        compact_all(tmp_path)
+    assert largest_event_time_before(tmp_path, SOURCE, "another", 0, log.end) == NO_TIME

@@ -26,6 +26,7 @@ from featurestore.shard.processor import ShardProcessor
 from featurestore.shard.protocol import Commit, Fence, ShardBatch, ViewState, fence_key
 from featurestore.sources.consumer import ResumePoint, SourceReader
 from featurestore.testing.crash import CrashSchedule, SimulatedCrash, never_crash
+from featurestore.worker.prepare import with_archived_times
 from featurestore.worker.resume import archive_starts, resume_points
 from featurestore.worker.routing import Router
 from tests.factories import source_spec
@@ -226,7 +227,8 @@ class _Life:
         starts = archive_starts(self._sim.stored_starts, GENERATION, fences)
         self._sim.stored_starts |= {fence_key(GENERATION, p): start for p, start in starts.items()}
         self._point("starts written")
-        return resume_points(fences, ends, starts), starts
+        resume = resume_points(fences, ends, starts)
+        return with_archived_times(self._sim.offline, SOURCE, GENERATION, resume), starts
 
     def _start(self, number: int, count: int, resume: Mapping[int, Fence], starts: Mapping[int, Fence]) -> _Process:
         mine = [partition for partition in sorted(resume) if partition % count == number]

@@ -9,7 +9,7 @@ import pytest
 
 from featurestore.batches import NO_TIME
 from featurestore.shard.protocol import Fence
-from featurestore.worker.resume import archive_starts, resume_points
+from featurestore.worker.resume import archive_starts
 from tests.simulation import simulator
 from tests.simulation.histories import drawn_history
 
@@ -33,10 +33,10 @@ def resumed_at_the_furthest_fence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def resumed_without_the_largest_event_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(*known: Mapping[int, Fence]) -> dict[int, Fence]:
-        return {partition: Fence(fence.next_offset, NO_TIME) for partition, fence in resume_points(*known).items()}
+    def forgetful(_offline: Path, _source: str, _generation: str, resume: Mapping[int, Fence]) -> dict[int, Fence]:
+        return {partition: Fence(fence.next_offset, NO_TIME) for partition, fence in resume.items()}
 
-    monkeypatch.setattr(simulator, "resume_points", forgetful)
+    monkeypatch.setattr(simulator, "with_archived_times", forgetful)
 
 
 def archive_begun_at_the_shards_fences(monkeypatch: pytest.MonkeyPatch) -> None:
